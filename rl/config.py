@@ -1,0 +1,230 @@
+"""The run's configuration: one TOML file, every value overridable, unknown keys refused.
+
+A field's meaning stands once, in its docstring; `python -m launch.rl --help` prints exactly these.
+Nothing here imports torch, vllm or ray.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys are an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RunSection(Section):
+    name: str = "run"
+    """Name shown in the report and in the tracker."""
+    dir: str = "runs/run"
+    """Directory that holds everything the run writes."""
+    seed: int = Field(default=0, ge=0)
+    """Every rollout's seed derives from (seed, step, problem, sample); also the curriculum's."""
+    checkpoint_every: int = Field(default=10, ge=1)
+    """Steps between checkpoints; the end of a stage always writes one."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """How many step checkpoints stay; the last one of each stage stays as well."""
+    max_failed_rounds: int = Field(default=3, ge=1)
+    """Steps in a row whose share of invalid scores may exceed reward.max_invalid_frac before the run ends with exit 4."""
+
+
+class ModelSection(Section):
+    path: str = ""
+    """Folder or hub id of the model in Hugging Face form; the policy that is trained."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Parameters' type; float32 on CPU, where bf16 backward is ten times slower."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the learner runs; auto takes CUDA when there is one."""
+
+
+class DataSection(Section):
+    train: str = ""
+    """Prepared set (python -m data.prepare) that is trained on."""
+    test: str = ""
+    """Prepared set that is evaluated on; empty: no evaluation."""
+    overlong: Literal["drop", "error", "cut_middle"] = "drop"
+    """What happens to a problem longer than the last stage's window; always counted."""
+
+
+class StageSection(Section):
+    max_prompt_tokens: int = Field(gt=0)
+    """The window's upper bound, inclusive; its lower bound is the stage before's upper bound."""
+    min_prompt_tokens: int | None = Field(default=None, ge=0)
+    """The window's lower bound, exclusive; None: the stage before's max_prompt_tokens (0 for the first)."""
+    steps: int = Field(gt=0)
+    """Optimizer steps in this stage."""
+    max_response_tokens: int = Field(default=1024, gt=0)
+    """Output limit."""
+    replay_frac: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of each draw that comes from hard problems of earlier stages."""
+    lr: float | None = Field(default=None, gt=0.0)
+    """Learning rate of this stage; None: learner.lr."""
+
+
+class CurriculumSection(Section):
+    problems_per_step: int = Field(default=128, gt=0)
+    """Groups that one optimizer step learns from."""
+    group_size: int = Field(default=8, ge=2)
+    """Answers sampled per problem (G)."""
+    dynamic_sampling: bool = True
+    """Keep only groups whose outcomes differ, and refill."""
+    max_refill_rounds: int = Field(default=2, ge=0)
+    """Extra draws a step may make to fill its batch; afterwards it learns from what it has."""
+    max_surplus_age: int = Field(default=1, ge=0)
+    """Steps for which a surplus group stays fresh enough to be learned from; 0 drops surplus."""
+    difficulty_smoothing: float = Field(default=0.5, gt=0.0, le=1.0)
+    """Weight of the newest group in a problem's running mean reward."""
+    difficulty_floor: float = Field(default=0.05, gt=0.0)
+    """Added to the mean reward before inverting, so that a problem at mean 0 has a finite difficulty."""
+    park_after_visits: int = Field(default=3, ge=1)
+    """A problem at zero for this many visits in a row is parked: out of the pool, not lost."""
+    unpark_after_steps: int = Field(default=50, ge=1)
+    """Steps after which a parked problem may be drawn again."""
+    leave_pool_above: float = Field(default=0.9, gt=0.0, le=1.0)
+    """A problem whose mean reward rises above this leaves the replay pool."""
+    task_balanced: bool = False
+    """Draw equally from every task in the window."""
+
+
+class RolloutSection(Section):
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """What samples; auto takes vLLM where it is installed."""
+    workers: int = Field(default=1, ge=1)
+    """Ray actors, one engine each."""
+    temperature: float = Field(default=1.0, gt=0.0)
+    """Sampling temperature in training."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Nucleus mass; below 1 the sampler's log-probabilities are renormalised and the learner uses its own."""
+    top_k: int = Field(default=-1, ge=-1)
+    """Highest-ranked tokens that may be drawn; -1: all."""
+    gpu_memory_frac: float = Field(default=0.5, gt=0.0, le=1.0)
+    """Share of GPU memory that vLLM may take."""
+    kv_cache_gib: float = Field(default=0.25, gt=0.0)
+    """CPU memory for vLLM's key/value cache, in GiB (CPU build only)."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs per engine."""
+    max_num_seqs: int = Field(default=256, ge=1)
+    """Sequences that decode together."""
+    threads: int = Field(default=0, ge=0)
+    """Compute threads per CPU engine; 0: all cores divided by workers."""
+    max_probe_diff: float = Field(default=1e-3, gt=0.0)
+    """After every weight sync one known sequence is scored on both sides; a larger difference (nats) stops the run.
+    1e-3 suits float32; bfloat16 needs about 0.2."""
+
+
+class LearnerSection(Section):
+    lr: float = Field(default=2e-6, gt=0.0)
+    """Learning rate, constant after warm-up."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the learning rate rises linearly."""
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    """AdamW's decoupled decay."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's moment decay rates."""
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    """Gradients are clipped to this global norm."""
+    clip_low: float = Field(default=0.2, gt=0.0)
+    """Lower clip of the probability ratio: 1 - clip_low (DAPO's e_low)."""
+    clip_high: float = Field(default=0.28, gt=0.0)
+    """Upper clip: 1 + clip_high (DAPO's e_high)."""
+    updates_per_step: int = Field(default=1, ge=1)
+    """Optimizer updates (PPO mini-batches) a step; 1 is strictly on-policy and needs no old-log-probability pass."""
+    tis_max: float = Field(default=2.0, gt=0.0)
+    """Cap of the truncated importance weight learner/sampler; it carries no gradient."""
+    kl_coef: float = Field(default=0.0, ge=0.0)
+    """Weight of the k3 KL estimate against the frozen start model, which is loaded only if this is > 0."""
+    advantage_std: Literal["none", "group", "task", "batch"] = "group"
+    """What the centred reward is divided by."""
+    overlong_buffer_tokens: int = Field(default=0, ge=0)
+    """DAPO's L_cache: the reward falls linearly over the last this many tokens before max_response_tokens; 0: off."""
+    micro_batch_tokens: int = Field(default=8192, gt=0)
+    """Response tokens (padding included) in one forward and backward."""
+    head_chunk_tokens: int = Field(default=1024, gt=0)
+    """Response positions whose logits exist at one time."""
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass."""
+    threads: int = Field(default=0, ge=0)
+    """Compute threads of a CPU learner; 0: all cores. 1 makes runs reproducible bit for bit."""
+
+
+class RewardSection(Section):
+    workers: int = Field(default=1, ge=1)
+    """CPU workers that score."""
+    max_invalid_frac: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Share of rollouts without a valid score that a step may have; see run.max_failed_rounds."""
+    judge_url: str = ""
+    """Base URL of an OpenAI-compatible endpoint; empty: the rule decides alone. The key comes from LONGREACH_JUDGE_KEY."""
+    judge_model: str = ""
+    """Model name at that endpoint."""
+    judge_concurrency: int = Field(default=64, ge=1)
+    """Judge calls in flight."""
+
+
+class EvaluationSection(Section):
+    problems_per_window: int = Field(default=200, ge=1)
+    """Held-out problems evaluated per window (all, where there are fewer)."""
+    windows: list[int] = Field(default_factory=list)
+    """Upper bounds of the evaluated windows; empty: the stages' own."""
+    every_stage: bool = True
+    """Evaluate at every stage's end, not only at the run's."""
+    sampled: bool = True
+    """Also evaluate one sampled answer per problem at rollout.temperature, beside the greedy one."""
+    checkpoints: dict[str, str] = Field(default_factory=dict)
+    """Other models evaluated before training in the same engine, name to folder; the start model is always evaluated as `sft`."""
+
+
+class TrackingSection(Section):
+    wandb: Literal["off", "offline", "online"] = "off"
+    """Mirror metrics to Weights & Biases; metrics.jsonl is written whatever this says."""
+    project: str = "longreach"
+    """W&B project."""
+
+
+class RunConfig(Section):
+    """Everything `python -m launch.rl` needs."""
+
+    run: RunSection = RunSection()
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    stages: list[StageSection] = Field(default_factory=list)
+    curriculum: CurriculumSection = CurriculumSection()
+    rollout: RolloutSection = RolloutSection()
+    learner: LearnerSection = LearnerSection()
+    reward: RewardSection = RewardSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    tracking: TrackingSection = TrackingSection()
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Self:
+        if not self.stages:
+            raise ValueError("stages: at least one [[stages]] table is needed")
+        if not self.model.path:
+            raise ValueError("model.path: name the model's folder or hub id")
+        if not self.data.train:
+            raise ValueError("data.train: name a prepared set (python -m data.prepare makes one)")
+        low = 0
+        for i, stage in enumerate(self.stages):
+            lower = low if stage.min_prompt_tokens is None else stage.min_prompt_tokens
+            if stage.max_prompt_tokens <= lower:
+                raise ValueError(
+                    f"stages.{i}.max_prompt_tokens: {stage.max_prompt_tokens} is not above the window's lower bound {lower}"
+                )
+            low = stage.max_prompt_tokens
+            if self.learner.overlong_buffer_tokens >= stage.max_response_tokens:
+                raise ValueError(
+                    f"learner.overlong_buffer_tokens: {self.learner.overlong_buffer_tokens} must be below "
+                    f"stages.{i}.max_response_tokens {stage.max_response_tokens}"
+                )
+        return self
+
+    def window(self, stage_index: int) -> tuple[int, int]:
+        """(lower bound exclusive, upper bound inclusive) of a stage, in prompt tokens."""
+        stage = self.stages[stage_index]
+        if stage.min_prompt_tokens is not None:
+            return stage.min_prompt_tokens, stage.max_prompt_tokens
+        low = self.stages[stage_index - 1].max_prompt_tokens if stage_index else 0
+        return low, stage.max_prompt_tokens

@@ -1,0 +1,58 @@
+"""What ends a run on purpose: scores that stay unknown, and a request to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from dataclasses import dataclass, field
+from types import FrameType
+
+from rl.config import RunConfig
+from rl.rollout.collect import Collected
+
+
+class ScoringUnavailable(RuntimeError):
+    """The judge or verifier gave no verdict for too long."""
+
+    exit_code = 4
+
+
+class Preempted(RuntimeError):
+    """SIGTERM came; everything is on disk and `--resume auto` goes on from there."""
+
+    exit_code = 75
+
+
+@dataclass
+class Health:
+    """Counters that outlive a step."""
+
+    failed_rounds: int = 0
+    """Steps in a row whose share of invalid scores was over the bound."""
+    stop_requested: threading.Event = field(default_factory=threading.Event)
+    """Set by SIGTERM."""
+
+    def listen(self) -> None:
+        """Turn SIGTERM into a request that the loop honours at the end of the step."""
+        signal.signal(signal.SIGTERM, self._on_term)
+
+    def _on_term(self, signum: int, frame: FrameType | None) -> None:
+        self.stop_requested.set()
+
+
+def check_invalid_scores(health: Health, batch: Collected, config: RunConfig) -> None:
+    """Count steps in a row with too few valid scores, and end the run past the bound.
+
+    Raises:
+        ScoringUnavailable: run.max_failed_rounds steps in a row were over reward.max_invalid_frac.
+    """
+    if batch.invalid_frac <= config.reward.max_invalid_frac:
+        health.failed_rounds = 0
+        return
+    health.failed_rounds += 1
+    if health.failed_rounds >= config.run.max_failed_rounds:
+        raise ScoringUnavailable(
+            f"{batch.invalid_frac:.0%} of the rollouts had no valid score, over reward.max_invalid_frac "
+            f"{config.reward.max_invalid_frac:.0%} for {health.failed_rounds} steps in a row; check the judge at "
+            f"{config.reward.judge_url or '(none configured)'} and resume with --resume auto"
+        )

@@ -1,0 +1,187 @@
+"""Everything a run needs from disk, read and checked before Ray or a model is started.
+
+A mistake in a path, a data file or a window costs seconds here; after this file only machines can fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curricula.stage import Stage
+from data.prepare import PreparedSet, load_prepared, tokenizer_fingerprint
+from data.problem import DataError, Problem
+from data.prompts import PromptTemplate, cut_middle, render_prompt_ids
+from rl.config import RunConfig
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+class InputError(ValueError):
+    """A model or a setting that cannot be used as given; the message names the key and the way out."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What was read from disk; nothing here is a guess."""
+
+    tokenizer: PreTrainedTokenizerBase
+    model_config: PretrainedConfig
+    template: PromptTemplate
+    stages: tuple[Stage, ...]
+    train: tuple[Problem, ...]
+    """Problems no longer than the last stage's window."""
+    train_fingerprint: str
+    """Of the prepared set, so that a resumed run notices other data."""
+    test: dict[int, tuple[Problem, ...]]
+    """Held-out problems by the window's upper bound, in tokens."""
+    num_dropped: int
+    """Training problems longer than the last window, left out."""
+    num_cut: int
+    """Training problems whose document was cut in the middle."""
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus response that any stage or evaluation window can ask for, in tokens."""
+        output = max(stage.max_response_tokens for stage in self.stages)
+        return max([stage.high for stage in self.stages] + list(self.test)) + output
+
+    def prompt_ids(self, problem: Problem) -> list[int]:
+        """[P] token ids of the problem's prompt."""
+        return render_prompt_ids(self.tokenizer, problem, self.template)
+
+
+def load_inputs(config: RunConfig) -> Inputs:
+    """Read tokenizer, model configuration and data; check that they belong together.
+
+    Raises:
+        DataError, InputError: one line that names the file or key, what was seen and the way out.
+    """
+    tokenizer, model_config = load_tokenizer(config.model.path), load_model_config(config.model.path)
+    stages = stages_of(config)
+    train_set = _load_set(config.data.train, tokenizer, key="data.train")
+    train, num_dropped, num_cut = _fit(train_set, tokenizer, stages[-1].high, config)
+    for stage in stages:
+        if not any(stage.low < p.num_prompt_tokens <= stage.high for p in train):
+            raise DataError(
+                f"stages.{stage.index}: data.train {config.data.train} holds no problem with {stage.low} < prompt tokens "
+                f"<= {stage.high}; change the window or add data"
+            )
+    test: dict[int, tuple[Problem, ...]] = {}
+    if config.data.test:
+        windows = sorted(config.evaluation.windows or [stage.high for stage in stages])
+        test = _by_window(_load_set(config.data.test, tokenizer, key="data.test"), windows, config.data.test)
+    inputs = Inputs(
+        tokenizer=tokenizer, model_config=model_config, template=train_set.template, stages=stages, train=train,
+        train_fingerprint=train_set.fingerprint, test=test, num_dropped=num_dropped, num_cut=num_cut,
+    )  # fmt: skip
+    _check_positions(inputs, config)
+    return inputs
+
+
+def stages_of(config: RunConfig) -> tuple[Stage, ...]:
+    """The configured stages with their windows and learning rates filled in."""
+    return tuple(
+        Stage(
+            index=i,
+            low=config.window(i)[0],
+            high=config.window(i)[1],
+            steps=stage.steps,
+            max_response_tokens=stage.max_response_tokens,
+            replay_frac=stage.replay_frac,
+            lr=stage.lr if stage.lr is not None else config.learner.lr,
+        )
+        for i, stage in enumerate(config.stages)
+    )
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer at a folder or hub id, refused when it cannot render a chat or end a response."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model.path: no tokenizer at {path!r} ({_first_line(error)}); name a model folder or hub id") from None
+    if tokenizer.chat_template is None:
+        raise InputError(f"model.path: the tokenizer at {path!r} has no chat template; add chat_template.jinja to the folder")
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"model.path: the tokenizer at {path!r} has no eos_token; a response could never end")
+    return tokenizer
+
+
+def load_model_config(path: str) -> PretrainedConfig:
+    """The model's configuration, without its weights."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model.path: no model at {path!r} ({_first_line(error)}); name a model folder or hub id") from None
+    folder = Path(path)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise InputError(f"model.path: {path!r} holds no *.safetensors file; only safetensors weights are read")
+    return config
+
+
+def _load_set(path: str, tokenizer: PreTrainedTokenizerBase, *, key: str) -> PreparedSet:
+    if not Path(path).is_dir():
+        raise DataError(f"{key}: no prepared set at {path!r}; make one with: python -m data.prepare SOURCE --out {path}")
+    prepared = load_prepared(Path(path))
+    if prepared.tokenizer_fingerprint != tokenizer_fingerprint(tokenizer):
+        raise DataError(
+            f"{key}: {path} was measured with another tokenizer or chat template than model.path has; "
+            "run python -m data.prepare again with this model's tokenizer"
+        )
+    return prepared
+
+
+def _fit(
+    prepared: PreparedSet, tokenizer: PreTrainedTokenizerBase, limit: int, config: RunConfig
+) -> tuple[tuple[Problem, ...], int, int]:
+    kept: list[Problem] = []
+    num_dropped = num_cut = 0
+    for problem in prepared.problems:
+        if problem.num_prompt_tokens <= limit:
+            kept.append(problem)
+        elif config.data.overlong == "drop":
+            num_dropped += 1
+        elif config.data.overlong == "cut_middle":
+            kept.append(cut_middle(tokenizer, problem, prepared.template, limit))
+            num_cut += 1
+        else:
+            raise DataError(
+                f"data.train {config.data.train}: problem {problem.problem_id!r}: {problem.num_prompt_tokens} prompt tokens "
+                f"> {limit}, the last stage's max_prompt_tokens; raise it, filter the data or set data.overlong = 'drop'"
+            )
+    return tuple(kept), num_dropped, num_cut
+
+
+def _by_window(prepared: PreparedSet, windows: Sequence[int], path: str) -> dict[int, tuple[Problem, ...]]:
+    lows = [0, *windows[:-1]]
+    test = {
+        high: tuple(p for p in prepared.problems if low < p.num_prompt_tokens <= high)
+        for low, high in zip(lows, windows, strict=True)
+    }
+    empty = [high for high, problems in test.items() if not problems]
+    if empty:
+        raise DataError(f"evaluation.windows: data.test {path} holds no problem in the windows ending at {empty}; drop them or add data")
+    return test
+
+
+def _check_positions(inputs: Inputs, config: RunConfig) -> None:
+    limit: Any = getattr(inputs.model_config, "max_position_embeddings", None)
+    if limit is not None and inputs.max_model_len > limit:
+        raise InputError(
+            f"model.path {config.model.path}: max_position_embeddings {limit} < {inputs.max_model_len}, the longest prompt plus "
+            "response of stages and evaluation.windows; shorten the windows or configure rope scaling in the model's config.json"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0][:160]

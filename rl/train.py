@@ -1,0 +1,43 @@
+"""The loop: draw problems, collect groups, learn, sync weights, log, checkpoint. Nothing else lives here.
+
+What each line does is in the file it is imported from; what it works on is in rl/types.py.
+Left out on purpose: critics, multi-turn environments, and overlap of sampling with learning.
+"""
+
+from __future__ import annotations
+
+import time
+
+from rl.advantage import group_advantages
+from rl.health import check_invalid_scores
+from rl.rollout.collect import collect_groups
+from rl.rollout.weights import sync_weights
+from rl.run import Run
+
+
+def train(run: Run) -> None:
+    """Run every remaining step of every stage.
+
+    Raises:
+        ScoringUnavailable: too many rollouts stayed without a valid score for too many steps.
+        Preempted: a SIGTERM came; the state was checkpointed first.
+        RuntimeError: the two sides of a weight sync disagree.
+    """
+    run.evaluate_start_models()
+    while (stage := run.curriculum.stage) is not None:
+        step, started = run.step + 1, time.monotonic()
+
+        batch = collect_groups(run.sampling(step, stage), run.curriculum, run.surplus)
+        sampled = time.monotonic()
+
+        advantages = group_advantages(batch.groups, std=run.config.learner.advantage_std)
+        learned = run.learner.step(batch.groups, advantages, lr=run.learning_rate(step, stage))
+        learned_at = time.monotonic()
+
+        synced = sync_weights(run.learner, run.workers, version=step, max_diff=run.config.rollout.max_probe_diff)
+        run.curriculum.end_step()
+
+        times = {"time/rollout_s": sampled - started, "time/learn_s": learned_at - sampled}
+        metrics = batch.metrics | learned | synced | run.curriculum.metrics() | times
+        run.finish_step(step, stage, batch, advantages, metrics, started)
+        check_invalid_scores(run.health, batch, run.config)

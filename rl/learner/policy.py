@@ -1,0 +1,63 @@
+"""Loading a causal language model for the learner, and refusing those the shared prompt is not exact for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from rl.learner.attention import IMPLEMENTATION
+
+_HEAD_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+def load_policy(path: str, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """The model at `path` (folder or hub id) with `shared_prefix` attention; code from the model's folder never runs.
+
+    Raises:
+        ValueError: nothing loadable is there, or its attention or head is of a kind the learner is not exact for.
+    """
+    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
+        raise ValueError(f"model.path: there is no folder {path!r}; name a folder with config.json and weights, or a hub id")
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        refuse_inexact(config)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=dtype, attn_implementation=IMPLEMENTATION, trust_remote_code=False
+        )
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"model.path: {path!r} cannot be loaded ({reason}); name a folder or hub id of a model") from error
+    if model.get_output_embeddings().bias is not None:
+        raise ValueError(f"model {config.model_type!r}: a head with a bias is not supported; choose a model without one")
+    return model.to(device)  # type: ignore[no-any-return]
+
+
+def refuse_inexact(config: PreTrainedConfig) -> None:
+    """Refuse a model whose response cannot be computed exactly from its prompt's published K/V.
+
+    Raises:
+        ValueError: naming the model type and what it has: attention other than full softmax attention, dropout,
+            rotary frequencies that depend on the sequence's total length, or a head that is not one matrix.
+    """
+    found = ""
+    kinds = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
+    rope = getattr(config, "rope_parameters", None) or {}
+    if kinds:
+        found = f"layers of type {', '.join(kinds)}"
+    elif getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True):
+        found = f"sliding_window={config.sliding_window}"
+    elif getattr(config, "num_attention_heads", None) is None:
+        found = "no attention heads"
+    elif getattr(config, "attention_dropout", 0.0):
+        found = f"attention_dropout={config.attention_dropout}"
+    elif rope.get("rope_type") in ("dynamic", "longrope"):
+        found = f"rope_type={rope['rope_type']}, whose frequencies depend on the total length"
+    else:
+        found = next((f"{n}={getattr(config, n)}" for n in _HEAD_CHANGES if getattr(config, n, None) not in (None, 1.0)), "")
+    if found:
+        raise ValueError(
+            f"model type {config.model_type!r} has {found}; the learner is exact for full softmax attention over K/V "
+            f"without dropout and a plain linear head only; choose such a model or set it so in its config.json"
+        )

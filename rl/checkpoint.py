@@ -336,7 +336,7 @@ def _refuse_inexact(value: Any, where: str) -> None:
     elif kind in (list, tuple):
         if set(map(type, value)) == {float} and all(map(math.isfinite, value)):
             return  # token-long lists are checked without a call per element
-        if set(map(type, value)) == {int} and -(2**63) <= min(value) and max(value) < 2**64:
+        if set(map(type, value)) == {int} and min(value) >= -(2**63) and max(value) < 2**64:
             return
         for index, item in enumerate(value):
             _refuse_inexact(item, f"{where}[{index}]")

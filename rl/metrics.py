@@ -1,0 +1,150 @@
+"""One dict and one log call a step: metrics.jsonl always, Weights & Biases and the console beside it.
+
+metrics.jsonl holds one object a step, each on disk before the next step begins. A number that is not finite is
+written as null, never as 0, and counted. A resumed run takes the file up where its checkpoint was, so that no step
+stands in it twice. The trackers are mirrors: whatever happens to them, training goes on.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import orjson
+
+from rl.config import TrackingSection
+from rl.console import open_console
+from rl.run_folder import write_file
+from rl.tracker import open_tracker
+
+FILE = "metrics.jsonl"
+NONFINITE = "health/num_nonfinite"
+
+GLOSSARY = {
+    "reward/mean": "mean reward of the rollouts with a valid score, after overlong shaping",
+    "reward/accuracy": "mean outcome of the same rollouts, before shaping",
+    "reward/<task>/mean": "mean reward of one task",
+    "reward/invalid_frac": "share of rollouts without a valid score; they are excluded, never zeros",
+    "response/tokens_mean": "mean response length in tokens",
+    "response/truncated_frac": "share of responses that reached the output limit",
+    "policy/entropy": "mean entropy of the policy over response tokens, in nats",
+    "policy/kl_ref": "k3 estimate of KL(policy || start model) per token, in nats; only with learner.kl_coef > 0",
+    "policy/kl_sampler": "mean k3 estimate of KL(sampler || learner) per token, in nats: how far the two engines disagree",
+    "policy/kl_sampler_max": "largest difference of one token's log-probability between sampler and learner, in nats",
+    "loss/policy": "the policy loss",
+    "loss/clip_frac": "share of response tokens whose probability ratio was clipped",
+    "loss/grad_norm": "global gradient norm before clipping",
+    "loss/lr": "learning rate",
+    "curriculum/stage": "stage, from 1",
+    "curriculum/max_prompt_tokens": "upper bound of the stage's window",
+    "curriculum/replay_frac": "share of the step's problems drawn from earlier stages",
+    "curriculum/dead_frac": "share of sampled groups whose outcomes were all equal: no gradient",
+    "time/rollout_s": "seconds for sampling and scoring",
+    "time/learn_s": "seconds for forward, backward and the optimizer",
+    "time/sync_s": "seconds for handing new weights to the sampler",
+    "time/eval_s": "seconds for evaluation",
+    "time/checkpoint_s": "seconds for writing a checkpoint",
+    "perf/tokens_per_s": "prompt and response tokens that the step handled, per second of its whole time",
+    NONFINITE: "metrics of this step that were NaN or infinite and stand as null",
+}
+"""Every metric that the report and the console read, and its meaning; a step may log others."""
+
+Value = SupportsFloat | str | None
+
+
+class MetricsLog:
+    """The one place a step's numbers go."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        tracking: TrackingSection,
+        config: Mapping[str, Any],
+        run_id: str | None,
+        *,
+        last_step: int = 0,
+    ) -> None:
+        """Open the log; `config` is the run's `model_dump()`, its stages give the console its totals.
+
+        `run_id` is the tracker's id from the checkpoint, None at a first start (the id then comes from the run's
+        folder, or is new). `last_step` is the step resumed from: later rows belong to work that is done again and go.
+        """
+        self.path = run_dir / FILE
+        self.last_step = last_step
+        rewind_metrics(self.path, last_step)
+        self._file = self.path.open("ab")
+        self._tracker = open_tracker(run_dir, tracking, config, run_id)
+        self._console = open_console(config, last_step)
+
+    @property
+    def run_id(self) -> str | None:
+        """The tracker's run id, for the checkpoint; None when nothing tracks."""
+        return self._tracker.run_id if self._tracker else None
+
+    def log(self, step: int, metrics: Mapping[str, Value]) -> None:
+        """Write one step's row, durably, then mirror it.
+
+        Values are numbers (Python's, NumPy's, 0-d tensors), text or None.
+
+        Raises:
+            ValueError: the step is not after the last one.
+            OSError: metrics.jsonl cannot be written.
+        """
+        if step <= self.last_step:
+            raise ValueError(f"metrics: step {step} after step {self.last_step}; every step is logged once, in order")
+        row = _plain_row(step, metrics)
+        self._file.write(orjson.dumps(row) + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.last_step = step
+        if self._tracker:
+            self._tracker.log(row)
+        self._console.show(row)
+
+    def close(self) -> None:
+        """End the mirrors and close the file."""
+        self._console.close()
+        if self._tracker:
+            self._tracker.close()
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl by step; lines that are not whole rows (a write that was cut) are left out.
+
+    Of several rows of one step the last counts. A missing file has no rows.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows[row["step"]] = row
+    return [rows[step] for step in sorted(rows)]
+
+
+def rewind_metrics(path: Path, last_step: int) -> None:
+    """Leave in the file whole rows up to `last_step` and nothing else; the file exists afterwards."""
+    rows = [row for row in read_metrics(path) if row["step"] <= last_step]
+    content = b"".join(orjson.dumps(row) + b"\n" for row in rows)
+    if not path.exists() or path.read_bytes() != content:
+        write_file(path, content)
+
+
+def _plain_row(step: int, metrics: Mapping[str, Value]) -> dict[str, Any]:
+    row: dict[str, Any] = {"step": step}
+    num_nonfinite = 0
+    for name, value in metrics.items():
+        if value is None or isinstance(value, (str, int)):
+            row[name] = value
+            continue
+        number = float(value)
+        row[name] = number if math.isfinite(number) else None
+        num_nonfinite += not math.isfinite(number)
+    row[NONFINITE] = num_nonfinite
+    return row

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+
+Stages = Sequence[Mapping[str, Any]]
+"""The configuration's stages, dumped."""
 
 
 class StepDisplay(Protocol):
@@ -21,12 +25,12 @@ class StepDisplay(Protocol):
 class PlainLines:
     """One line a step, for log files."""
 
-    def __init__(self, num_steps: int, num_stages: int) -> None:
-        self._num_steps, self._num_stages = num_steps, num_stages
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
 
     def show(self, row: Mapping[str, Any]) -> None:
         """Print the step's line."""
-        print(step_line(row, self._num_steps, self._num_stages), flush=True)
+        print(step_line(row, self._stages), flush=True)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -35,11 +39,11 @@ class PlainLines:
 class LiveProgress:
     """A bar with the step's numbers beside it and the time that is left."""
 
-    def __init__(self, num_steps: int, num_stages: int, done: int, *, file: TextIO | None = None) -> None:
+    def __init__(self, stages: Stages, done: int, *, file: TextIO | None = None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._num_stages = num_stages
+        self._stages = stages
         self._progress: Progress = Progress(
             TextColumn("{task.fields[where]}"),
             BarColumn(bar_width=24),
@@ -49,13 +53,13 @@ class LiveProgress:
             TimeRemainingColumn(),
             console=None if file is None else Console(file=file, force_terminal=True, width=160),
         )
-        self._task = self._progress.add_task("", total=num_steps, completed=done, where="starting", numbers="")
+        self._task = self._progress.add_task("", total=_num_steps(stages), completed=done, where="starting", numbers="")
         self._progress.start()
 
     def show(self, row: Mapping[str, Any]) -> None:
         """Move the bar to the row's step."""
         self._progress.update(
-            self._task, completed=row["step"], where=_where(row, self._num_stages), numbers="  ".join(_numbers(row))
+            self._task, completed=row["step"], where=_where(row, self._stages), numbers="  ".join(_numbers(row))
         )
 
     def close(self) -> None:
@@ -66,15 +70,12 @@ class LiveProgress:
 def open_console(config: Mapping[str, Any], done: int) -> StepDisplay:
     """The display that fits the standard output; `done` steps lie behind a resumed run."""
     stages = config.get("stages") or []
-    num_steps = sum(stage["steps"] for stage in stages)
-    if sys.stdout.isatty():
-        return LiveProgress(num_steps, len(stages), done)
-    return PlainLines(num_steps, len(stages))
+    return LiveProgress(stages, done) if sys.stdout.isatty() else PlainLines(stages)
 
 
-def step_line(row: Mapping[str, Any], num_steps: int, num_stages: int) -> str:
+def step_line(row: Mapping[str, Any], stages: Stages) -> str:
     """`step 12/60 stage 2/3 <=512 tok  reward 0.61  len 18.2 ...`; what the row lacks is left out."""
-    parts = [f"step {row['step']}/{num_steps} {_where(row, num_stages)}".rstrip(), *_numbers(row)]
+    parts = [f"step {row['step']}/{_num_steps(stages)} {_where(row, stages)}".rstrip(), *_numbers(row)]
     times = [
         f"{name} {row[key]:.1f}s"
         for name, key in (("rollout", "time/rollout_s"), ("learn", "time/learn_s"))
@@ -83,10 +84,15 @@ def step_line(row: Mapping[str, Any], num_steps: int, num_stages: int) -> str:
     return "  ".join(parts + ([" ".join(times)] if times else []))
 
 
-def _where(row: Mapping[str, Any], num_stages: int) -> str:
-    stage, window = row.get("curriculum/stage"), row.get("curriculum/max_prompt_tokens")
-    text = f"stage {stage}/{num_stages}" if stage is not None else ""
-    return f"{text} <={window} tok" if window is not None else text
+def _num_steps(stages: Stages) -> int:
+    return sum(stage["steps"] for stage in stages)
+
+
+def _where(row: Mapping[str, Any], stages: Stages) -> str:
+    index = row.get("curriculum/stage")
+    if not isinstance(index, int) or not 0 <= index < len(stages):
+        return ""
+    return f"stage {index + 1}/{len(stages)} <={stages[index]['max_prompt_tokens']} tok"
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:

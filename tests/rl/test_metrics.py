@@ -32,10 +32,10 @@ from rl.tracker import Tracker
 from rl.types import Rollout, RolloutGroup
 
 OFF = TrackingSection()
-CONFIG = {"stages": [{"steps": 20}, {"steps": 20}, {"steps": 20}]}
+STAGES = [{"steps": 20, "max_prompt_tokens": bound} for bound in (256, 512, 1024)]
+CONFIG = {"stages": STAGES}
 ROW = {
-    "curriculum/stage": 2,
-    "curriculum/max_prompt_tokens": 512,
+    "curriculum/stage": 1,
     "reward/mean": 0.61,
     "response/tokens_mean": 18.24,
     "policy/entropy": 0.33,
@@ -107,9 +107,9 @@ def test_a_row_is_on_disk_before_log_returns(tmp_path: Path) -> None:
 
 def test_the_plain_line_reads_as_promised() -> None:
     line = "step 12/60 stage 2/3 <=512 tok  reward 0.61  len 18.2  entropy 0.33  kl 2e-6  rollout 2.1s learn 0.8s"
-    assert step_line({"step": 12, **ROW}, 60, 3) == line
-    assert step_line({"step": 1, "reward/mean": None}, 2, 1) == "step 1/2  reward n/a"
-    assert step_line({"step": 1, "reward/invalid_frac": 0.25}, 2, 1) == "step 1/2  invalid 25%"
+    assert step_line({"step": 12, **ROW}, STAGES) == line
+    assert step_line({"step": 1, "reward/mean": None}, STAGES) == "step 1/60  reward n/a"
+    assert step_line({"step": 1, "reward/invalid_frac": 0.25}, STAGES) == "step 1/60  invalid 25%"
 
 
 def test_without_a_terminal_there_is_one_line_a_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +123,7 @@ def test_without_a_terminal_there_is_one_line_a_step(tmp_path: Path, capsys: pyt
 
 def test_on_a_terminal_the_bar_shows_stage_numbers_and_time_left() -> None:
     screen = io.StringIO()
-    live = LiveProgress(60, 3, 11, file=screen)
+    live = LiveProgress(STAGES, 11, file=screen)
     live.show({"step": 12, **ROW})
     live.close()
     text = screen.getvalue()

@@ -38,10 +38,11 @@ setup: ## .venv with every pinned package (a few minutes the first time, nothing
 install:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
 		{ echo "error: $(PYTHON) is $$($(PYTHON) --version); Python 3.11 or 3.12 is needed: make setup PYTHON=python3.11" >&2; exit 3; }
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet torch==2.13.0 --constraint requirements/cpu.txt $(TORCH_ARGS)
-	$(PIP) install --quiet --no-deps --requirement requirements/cpu.txt
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "installing $$(grep -c == requirements/cpu.txt) pinned packages into $(VENV) (about 4 GiB, a few minutes)"
+	$(PIP) install -qq torch==2.13.0 --constraint requirements/cpu.txt $(TORCH_ARGS)
+	$(PIP) install -qq --no-deps --requirement requirements/cpu.txt
+	$(PIP) install -qq --no-deps --no-build-isolation --editable .
 	@echo $(WANTED) > $(STAMP)
 
 demo: setup ## a tiny model from nothing to report.html: SFT, staged RL, evaluation (CPU, minutes)

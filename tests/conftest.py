@@ -1,0 +1,26 @@
+"""One thread, no network, no telemetry: set before anything imports torch, vLLM or ray."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(
+    {
+        "DO_NOT_TRACK": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "WANDB_MODE": "offline",
+    }
+)
+
+from hypothesis import settings
+
+# The same examples on every machine, and no deadline: two cores are shared with Ray and vLLM.
+settings.register_profile("longreach", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("longreach")

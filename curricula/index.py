@@ -6,6 +6,7 @@ sequence over files; construction reads it once, in order.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
 
@@ -29,21 +30,20 @@ class ProblemIndex:
     def __init__(self, problems: Sequence[Problem]) -> None:
         self._problems = problems
         ids: list[str] = []
-        num_tokens = np.empty(len(problems), dtype=np.int32)
-        task_codes = np.empty(len(problems), dtype=np.int32)
+        num_tokens, task_codes = array("i"), array("i")
         seen_tasks: dict[str, int] = {}
-        for i, problem in enumerate(problems):
+        for problem in problems:
             ids.append(problem.problem_id)
-            num_tokens[i] = problem.num_prompt_tokens
-            task_codes[i] = seen_tasks.setdefault(problem.task, len(seen_tasks))
+            num_tokens.append(problem.num_prompt_tokens)
+            task_codes.append(seen_tasks.setdefault(problem.task, len(seen_tasks)))
         self._ids = ids
-        self.num_tokens: npt.NDArray[np.int32] = num_tokens
+        self.num_tokens: npt.NDArray[np.int32] = np.array(num_tokens, dtype=np.int32)
         """[N] prompt tokens."""
         self.tasks: tuple[str, ...] = tuple(sorted(seen_tasks))
         """Task names, sorted."""
         # Sorted, so that problems added for a later stage do not reorder the tasks of an earlier one.
         rank = np.array([self.tasks.index(t) for t in seen_tasks], dtype=np.int32)
-        self.task_codes: npt.NDArray[np.int32] = rank[task_codes] if len(problems) else task_codes
+        self.task_codes: npt.NDArray[np.int32] = rank[np.array(task_codes, dtype=np.int64)]
         """[N] position in `tasks`."""
         # A dictionary of ten million strings takes a gigabyte; sorted 64-bit hashes take 120 MB.
         hashes = np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids))

@@ -181,7 +181,7 @@ class ReplayPool:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Replace everything by the state's; the table must have been loaded before."""
-        self._parked = {record: until for record, until in state["parked"]}
+        self._parked = dict(state["parked"])
         self._releases = [(until, record) for record, until in self._parked.items()]
         heapify(self._releases)
         self._taken = set(state["taken"])

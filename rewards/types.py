@@ -29,7 +29,9 @@ class Score:
 
     def __post_init__(self) -> None:
         if (self.status == "ok") != (self.value is not None):
-            raise ValueError(f"Score: value {self.value!r} does not go with status {self.status!r}; only 'ok' has a value")
+            raise ValueError(
+                f"Score: value {self.value!r} does not go with status {self.status!r}; only 'ok' has a value"
+            )
         if self.value is not None and not 0.0 <= self.value <= 1.0:
             raise ValueError(f"Score: value {self.value!r} is outside [0, 1]")
 

@@ -1,0 +1,95 @@
+"""Multiple choice: one letter in any usual dress, or one option's own text.
+
+Two letters, a negated letter, or a letter with another option's text are no answer. Letters A to J
+are known where the question carries no options.
+"""
+
+from __future__ import annotations
+
+import re
+
+from data.problem import Question
+from rewards.extraction import MAX_ANSWER_CHARS, undress
+from rewards.rules.text import normalise, without_explanation
+from rewards.rules.types import RuleVerdict
+
+_MAX_LETTERS = 26
+_LETTERS_WITHOUT_OPTIONS = 10
+_NAME = r"(?:(?:the|my)\s)?(?:(?:correct|right|best|final)\s)?(?:option|choice|answer|letter)\s?(?:is\s|:\s?)?"
+_OPENING = re.compile(
+    rf"(?:(?:it\s?is|it's|this\sis|that\sis|i\s(?:choose|pick|select)|choose|pick|select|must\sbe)\s)?(?:{_NAME})?"
+    r"(?P<dress>[\W_]{0,6})(?P<letter>[A-Za-z])(?![\w'\u2019])(?P<rest>.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+_IS_RIGHT = re.compile(
+    r"\s(?:is|would\sbe|must\sbe)\s(?:the\s)?(?:correct|right|best)(?:\s(?:answer|option|choice|one))?$", re.I
+)
+_OTHER_LETTER = re.compile(
+    r"(?<![\w'\u2019])(?:[b-hj-z](?![\w'\u2019])|[(\[][a-z][)\]]|(?:option|choice|answer|and|or)\s[(\[]?[a-z](?![\w'\u2019]))",
+    re.IGNORECASE,
+)
+_NEGATION = re.compile(
+    r"\b(?:not|never|neither|nor|none|except|without|cannot|wrong|incorrect|false|either|both|maybe|perhaps|unless|however)\b"
+    r"|n['\u2019]t\b",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"\w+")
+
+
+def judge(answer: str, question: Question) -> RuleVerdict:
+    """Accepts the letter (or the option's text) of an accepted answer."""
+    said = read_choice(answer, question.options)
+    for gold in question.answers:
+        meant = read_choice(gold, question.options)
+        if meant is None:
+            if (normal := normalise(gold)) and normal == normalise(answer[:MAX_ANSWER_CHARS]):
+                return RuleVerdict(accepted=True, readable=True, reason=f"choice: equals {gold[:80]!r}")
+        elif meant == said:
+            return RuleVerdict(accepted=True, readable=True, reason=f"choice: {said}")
+    if said is None:
+        return RuleVerdict(accepted=False, readable=False, reason="choice: no single option is named")
+    return RuleVerdict(accepted=False, readable=True, reason=f"choice: {said} is not the accepted answer")
+
+
+def read_choice(answer: str, options: tuple[str, ...] = ()) -> str | None:
+    """The one letter that `answer` names, upper case; None where it names none, several or not that one."""
+    if len(answer) > MAX_ANSWER_CHARS:
+        return None
+    by_text = _letters_of(answer, options)
+    if by_text:
+        return by_text[0] if len(by_text) == 1 else None
+    bare = without_explanation(answer)
+    letter, rest = _opening_letter(bare)
+    count = min(len(options), _MAX_LETTERS) if options else _LETTERS_WITHOUT_OPTIONS
+    if letter is None or ord(letter) - ord("A") >= count:
+        return None
+    named = _letters_of(rest, options)
+    if named:
+        return letter if letter in named else None
+    only_letters = all(len(word) == 1 for word in _WORD.findall(rest))
+    return None if rest and (only_letters or _NEGATION.search(rest) or _OTHER_LETTER.search(rest)) else letter
+
+
+def _opening_letter(text: str) -> tuple[str | None, str]:
+    """The letter that opens `text` and what follows it; None where the first letter is a word or an article."""
+    found = _OPENING.match(undress(text))
+    if found is None:
+        return None, ""
+    letter, rest = found["letter"], undress(_IS_RIGHT.sub("", found["rest"]))
+    closed = found["rest"][:1] in (")", "]", ".", ":", ",", "*", "-", "\u2013", "\u2014", "}", ";")
+    if rest and not closed and not _stands_alone(found["rest"]):
+        return None, ""
+    return letter.upper(), rest.lstrip(")].:,*-\u2013\u2014}; \t\n")
+
+
+def _stands_alone(rest: str) -> bool:
+    """Whether what follows a letter without a mark only says that it is right (`B is correct`)."""
+    return rest.strip() == "" or (_IS_RIGHT.sub("", rest).strip(" .*_") == "")
+
+
+def _letters_of(text: str, options: tuple[str, ...]) -> list[str]:
+    """The letters of the options whose text is `text`."""
+    normal = normalise(text)
+    if not normal:
+        return []
+    return [chr(ord("A") + i) for i, option in enumerate(options[:_MAX_LETTERS]) if normalise(option) == normal]

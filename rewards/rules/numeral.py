@@ -219,7 +219,7 @@ def _with_tail(
         elif word == "°" or (percent and word in ("points", "point")):
             continue
         elif (
-            word in _NOT_UNITS
+            _NOT_UNITS.fullmatch(word)
             or word in _ONES
             or word in _TENS
             or not word.replace("-", "").replace("'", "").replace(".", "").isalpha()

@@ -209,7 +209,9 @@ def _refuse_variants(module: torch.nn.Module, dropout: float, variants: dict[str
         raise ValueError(f"{name}: attention dropout {dropout} makes the prompt's recomputation inexact; set it to 0")
     for variant in ("sliding_window", "softcap", "s_aux"):
         if variants.get(variant) is not None:
-            raise ValueError(f"{name}: attention with {variant} is not plain softmax attention; choose a model without it")
+            raise ValueError(
+                f"{name}: attention with {variant} is not plain softmax attention; choose a model without it"
+            )
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

@@ -15,7 +15,12 @@ class _ChunkedHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float, chunk_tokens: int
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        temperature: float,
+        chunk_tokens: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
         entropies, lses = torch.empty_like(logprobs), torch.empty_like(logprobs)

@@ -24,7 +24,9 @@ def micro_batches(
         ValueError: advantages and rollouts differ in number, or a rollout's tokens and log-probabilities do.
     """
     if len(advantages) != len(rollouts):
-        raise ValueError(f"{len(advantages)} advantages for {len(rollouts)} rollouts; give one per valid rollout, in order")
+        raise ValueError(
+            f"{len(advantages)} advantages for {len(rollouts)} rollouts; give one per valid rollout, in order"
+        )
     for rollout in rollouts:
         if len(rollout.sampling_logprobs) != len(rollout.token_ids):
             raise ValueError(

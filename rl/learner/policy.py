@@ -19,19 +19,48 @@ def load_policy(path: str, *, dtype: torch.dtype, device: torch.device) -> PreTr
         ValueError: nothing loadable is there, or its attention or head is of a kind the learner is not exact for.
     """
     if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
-        raise ValueError(f"model.path: there is no folder {path!r}; name a folder with config.json and weights, or a hub id")
+        raise ValueError(
+            f"model.path: there is no folder {path!r}; name a folder with config.json and weights, or a hub id"
+        )
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        refuse_inexact(config)
+    except (OSError, ValueError) as error:
+        raise ValueError(_not_loadable(path, error)) from error
+    refuse_inexact(config)
+    try:
         model = AutoModelForCausalLM.from_pretrained(
             path, config=config, dtype=dtype, attn_implementation=IMPLEMENTATION, trust_remote_code=False
         )
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"model.path: {path!r} cannot be loaded ({reason}); name a folder or hub id of a model") from error
-    if model.get_output_embeddings().bias is not None:
-        raise ValueError(f"model {config.model_type!r}: a head with a bias is not supported; choose a model without one")
-    return model.to(device)  # type: ignore[no-any-return]
+    except (OSError, ValueError) as error:
+        raise ValueError(_not_loadable(path, error)) from error
+    _refuse_modules(model)
+    return model.to(device)
+
+
+def _not_loadable(path: str, error: Exception) -> str:
+    reason = str(error).splitlines()[0]
+    return f"model.path: {path!r} cannot be loaded ({reason}); name a folder or hub id of a causal language model"
+
+
+def _refuse_modules(model: PreTrainedModel) -> None:
+    """What only the built model shows: attention of its own making, dropout anywhere, a head with a bias."""
+    found = ""
+    dropouts = (f"{name} (p={m.p})" for name, m in model.named_modules() if isinstance(m, torch.nn.Dropout) and m.p > 0)
+    if not model._supports_attention_backend:
+        found = "attention that transformers cannot replace"
+    elif model.get_output_embeddings().bias is not None:
+        found = "a head with a bias"
+    else:
+        found = next((f"dropout {dropout}" for dropout in dropouts), "")
+    if found:
+        raise ValueError(_refusal(model.config.model_type, found))
+
+
+def _refusal(model_type: str, found: str) -> str:
+    return (
+        f"model type {model_type!r} has {found}; the learner is exact for full softmax attention over K/V without dropout "
+        "and a plain linear head only; choose such a model, or change its config.json where that is what you want"
+    )
 
 
 def refuse_inexact(config: PreTrainedConfig) -> None:
@@ -55,9 +84,8 @@ def refuse_inexact(config: PreTrainedConfig) -> None:
     elif rope.get("rope_type") in ("dynamic", "longrope"):
         found = f"rope_type={rope['rope_type']}, whose frequencies depend on the total length"
     else:
-        found = next((f"{n}={getattr(config, n)}" for n in _HEAD_CHANGES if getattr(config, n, None) not in (None, 1.0)), "")
-    if found:
-        raise ValueError(
-            f"model type {config.model_type!r} has {found}; the learner is exact for full softmax attention over K/V "
-            f"without dropout and a plain linear head only; choose such a model or set it so in its config.json"
+        found = next(
+            (f"{n}={getattr(config, n)}" for n in _HEAD_CHANGES if getattr(config, n, None) not in (None, 1.0)), ""
         )
+    if found:
+        raise ValueError(_refusal(config.model_type, found))

@@ -30,6 +30,9 @@ def backward_group(
         prompt_token_ids: [P] int64, P >= 1.
         micro_batches: the group's responses, at least one.
         loss: given a micro-batch's index and [B, R, H], the hidden states that predict its tokens, returns a scalar.
+
+    Raises:
+        ValueError: a layer of the backbone has no K/V to share.
     """
     cache = PromptCache()
     last = _prompt_forward(backbone, prompt_token_ids, cache)
@@ -57,7 +60,13 @@ def score_group(
 
 def _prompt_forward(backbone: PreTrainedModel, token_ids: torch.Tensor, cache: PromptCache) -> torch.Tensor:
     """[1, 1, H] hidden state of the prompt's last token, which predicts every response's first."""
-    return _forward(backbone, token_ids[None], 0, cache, "prompt")[:, -1:]
+    last = _forward(backbone, token_ids[None], 0, cache, "prompt")[:, -1:]
+    if len(cache.layers) != backbone.config.num_hidden_layers:
+        raise ValueError(
+            f"{type(backbone).__name__}: {len(cache.layers)} of {backbone.config.num_hidden_layers} layers published their "
+            "prompt's K/V, so the others have no softmax attention of their own; choose a model where all do"
+        )
+    return last
 
 
 def _predicting_states(

@@ -80,7 +80,9 @@ class Learner:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._reference: PreTrainedModel | None = None
         if section.kl_coef > 0.0:
-            self._reference = load_policy(model_path, dtype=torch_dtype, device=self._device).eval().requires_grad_(False)
+            self._reference = (
+                load_policy(model_path, dtype=torch_dtype, device=self._device).eval().requires_grad_(False)
+            )
         self._optimizer = Optimizer(
             self.model, betas=section.betas, weight_decay=section.weight_decay, max_grad_norm=section.max_grad_norm
         )
@@ -142,7 +144,10 @@ class Learner:
     def _score(self, model: PreTrainedModel, prompt: torch.Tensor, batches: list[MicroBatch]) -> list[torch.Tensor]:
         """Per micro-batch the log-probabilities [N] of its trained tokens at the sampling temperature."""
         return score_group(
-            model.base_model, prompt, batches, lambda i, hidden: self._head(model, hidden, batches[i], self._temperature)[0]
+            model.base_model,
+            prompt,
+            batches,
+            lambda i, hidden: self._head(model, hidden, batches[i], self._temperature)[0],
         )
 
     def _head(

@@ -22,15 +22,15 @@ VOCABULARY = 97
 
 def tiny_config(family: str) -> PretrainedConfig:
     """Qwen2: biases and a tied head; Llama: neither. Both with two query heads per key head."""
-    sizes = dict(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-    )
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+    }
     if family == "qwen2":
         return Qwen2Config(**sizes, tie_word_embeddings=True)
     return LlamaConfig(**sizes, tie_word_embeddings=False)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rl.learner.attention import REFERENCE_IMPLEMENTATION, flash_response_attention, reference_response_attention
+from rl.learner.attention import REFERENCE_IMPLEMENTATION
 from rl.learner.step import Learner
 from rl.types import RolloutGroup
 from tests.rl.learner_cases import group, learner, write_tiny_model

@@ -11,14 +11,14 @@ _NUMBER = re.compile(
     r"(?:\s*/\s*\d[\d,]*(?:\.\d+)?)?\s*(?:%|¢|percent)?\s*\)?"
     r"(?:\s*(?:thousand|million|billion|trillion))?"
 )
-"""One number, maybe signed, in parentheses, with a currency, thousands commas, exponent, denominator, percent or scale."""
+"""One number, maybe signed, in parentheses, with currency, thousands commas, exponent, denominator, percent, scale."""
 
 
 def unreadable_gold(question: Question) -> str | None:
     """Why no accepted answer can be read as `answer_type`; None where at least one can.
 
     A number must look like one, a choice must be a letter A-Z (and one of the options, where they are
-    known), a yesno must be yes or no. Any text can be read.
+    known), a yesno must be yes, no, true or false. Any text can be read.
     """
     if question.answer_type == "text":
         return None
@@ -34,7 +34,7 @@ def _readable(answer: str, question: Question) -> bool:
     if question.answer_type == "choice":
         last = chr(64 + len(question.options)) if question.options else "Z"
         return len(answer) == 1 and "A" <= answer <= last
-    return answer.rstrip(".").lower() in ("yes", "no")
+    return answer.rstrip(".").lower() in ("yes", "no", "true", "false")
 
 
 def _letters(question: Question) -> str:

@@ -187,7 +187,9 @@ def _read_manifest(path: Path) -> Manifest:
     except ValidationError as error:
         raise DataError(f"{file}: {_first(error)}; run python -m data.prepare again") from error
     if manifest.format != FORMAT:
-        raise DataError(f"{file}: format: seen {manifest.format!r}, read is {FORMAT!r}; run python -m data.prepare again")
+        raise DataError(
+            f"{file}: format: seen {manifest.format!r}, read is {FORMAT!r}; run python -m data.prepare again"
+        )
     return manifest
 
 

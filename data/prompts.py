@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, cast
 
-from data.problem import DataError, SourceProblem
+from data.problem import DataError, Problem, SourceProblem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,17 +53,6 @@ class PromptTemplate:
 L1_PROMPT = PromptTemplate()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CutProblem:
-    """A problem whose document was shortened until its prompt fits."""
-
-    problem: SourceProblem
-    num_prompt_tokens: int
-    """Of the shortened prompt."""
-    num_cut_tokens: int
-    """How much shorter the prompt became."""
-
-
 def render_messages(problem: SourceProblem, template: PromptTemplate = L1_PROMPT) -> list[dict[str, str]]:
     """The conversation to answer: one user turn."""
     return [{"role": "user", "content": template.render(problem)}]
@@ -77,11 +66,7 @@ def render_prompt_ids(
     Raises:
         DataError: the tokenizer has no chat template.
     """
-    _check_chat_template(tokenizer)
-    ids = tokenizer.apply_chat_template(
-        render_messages(problem, template), tokenize=True, add_generation_prompt=True, return_dict=False
-    )
-    return cast("list[int]", ids)
+    return _batch_ids(tokenizer, [problem], template)[0]
 
 
 def count_prompt_tokens(
@@ -92,38 +77,42 @@ def count_prompt_tokens(
     Raises:
         DataError: the tokenizer has no chat template.
     """
-    if not problems:
-        return []
-    _check_chat_template(tokenizer)
+    return [len(ids) for ids in _batch_ids(tokenizer, problems, template)] if problems else []
+
+
+def _batch_ids(
+    tokenizer: PreTrainedTokenizerBase, problems: Sequence[SourceProblem], template: PromptTemplate
+) -> list[list[int]]:
+    check_chat_template(tokenizer)
     texts = [
         tokenizer.apply_chat_template(render_messages(p, template), tokenize=False, add_generation_prompt=True)
         for p in problems
     ]
     # The chat template writes its special tokens itself; adding them again would count them twice.
-    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    # Not verbose: a prompt above the tokenizer's nominal length is no surprise here.
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return cast("list[list[int]]", ids)
 
 
 def cut_middle(
-    tokenizer: PreTrainedTokenizerBase,
-    problem: SourceProblem,
-    max_prompt_tokens: int,
-    template: PromptTemplate = L1_PROMPT,
-) -> CutProblem:
-    """Takes tokens out of the document's middle until the prompt has at most `max_prompt_tokens`.
+    tokenizer: PreTrainedTokenizerBase, problem: SourceProblem, template: PromptTemplate, max_prompt_tokens: int
+) -> Problem:
+    """The problem with tokens taken out of its document's middle until the prompt has at most `max_prompt_tokens`.
 
     The question and the template stay whole. Both ends keep the same number of tokens (+-1), and
-    `CUT_MARK` stands between them. A prompt that fits is returned as it is.
+    `CUT_MARK` stands between them. A document whose prompt fits is returned as it is. How much was cut
+    is the prompt's length before less the result's `num_prompt_tokens`.
 
     Raises:
         DataError: no room for any of the document, or a tokenizer that cannot tell token offsets.
     """
     total = len(render_prompt_ids(tokenizer, problem, template))
     if total <= max_prompt_tokens:
-        return CutProblem(problem=problem, num_prompt_tokens=total, num_cut_tokens=0)
+        return measured(problem, total)
     if not tokenizer.is_fast:
         raise DataError(f"{type(tokenizer).__name__}: tells no token offsets, so it cannot cut; use a fast tokenizer")
     context = problem.context
-    spans = tokenizer(context, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    spans = tokenizer(context, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     keep = max_prompt_tokens - (total - len(spans))
     for _ in range(_MAX_CUT_ROUNDS):
         if keep < 2:
@@ -132,7 +121,7 @@ def cut_middle(
         cut = replace(problem, context=context[:head] + CUT_MARK + context[tail:])
         num_tokens = len(render_prompt_ids(tokenizer, cut, template))
         if num_tokens <= max_prompt_tokens:
-            return CutProblem(problem=cut, num_prompt_tokens=num_tokens, num_cut_tokens=total - num_tokens)
+            return measured(cut, num_tokens)
         keep -= num_tokens - max_prompt_tokens  # the mark, and tokens that split differently at the cut
     raise DataError(
         f"problem {problem.problem_id!r}: {total - len(spans)} tokens of question and template leave no room for the "
@@ -140,7 +129,16 @@ def cut_middle(
     )
 
 
-def _check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+def measured(problem: SourceProblem, num_prompt_tokens: int) -> Problem:
+    """The problem with its prompt's length (tokens, chat template included)."""
+    values = {field.name: getattr(problem, field.name) for field in fields(SourceProblem)}
+    return Problem(**values, num_prompt_tokens=num_prompt_tokens)
+
+
+def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises:
+    DataError: the tokenizer has no chat template, so it cannot render a prompt.
+    """
     if not tokenizer.chat_template:
         raise DataError(
             f"tokenizer {tokenizer.name_or_path or type(tokenizer).__name__}: has no chat template; "

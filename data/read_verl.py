@@ -151,18 +151,18 @@ def _document_and_question(content: str, place: Place) -> tuple[str, str]:
 
 
 def _golds(reward_model: object, place: Place) -> tuple[str, ...]:
-    if not isinstance(reward_model, dict) or "ground_truth" not in reward_model:
-        has = ", ".join(reward_model) if isinstance(reward_model, dict) else shown(reward_model)
-        hint = did_you_mean("ground_truth", reward_model) if isinstance(reward_model, dict) else ""
-        raise place.error("reward_model", f"seen {has}", f"{hint}it must be a struct with ground_truth")
     column = "reward_model.ground_truth"
+    if not isinstance(reward_model, dict):
+        seen = f"seen {type(reward_model).__name__} {shown(reward_model)}"
+        raise place.error("reward_model", seen, "it must be a struct with ground_truth")
+    if "ground_truth" not in reward_model:
+        fix = f"{did_you_mean('ground_truth', reward_model)}rename it to ground_truth"
+        raise place.error(column, f"missing, the struct has {', '.join(reward_model)}", fix)
     golds = answer_values(reward_model["ground_truth"], place, column)
     return answer_values([_ANSWER_IS.sub("", gold) for gold in golds], place, column)
 
 
-def _answer_type(
-    task: str, ability: object, golds: tuple[str, ...], extra: dict[str, Any], place: Place
-) -> AnswerType:
+def _answer_type(task: str, ability: object, golds: tuple[str, ...], extra: dict[str, Any], place: Place) -> AnswerType:
     if extra.get("answer_type") is not None:
         return answer_type_value(extra["answer_type"], place, "extra_info.answer_type")
     kind = f"{task} {ability or ''}".lower()
@@ -181,9 +181,7 @@ def _as_letter(gold: str, options: tuple[str, ...]) -> str:
     return match[1].upper() if match else gold
 
 
-def _problem_id(
-    task: str, context: str, question: str, extra: dict[str, Any], place: Place, seen: SeenIds
-) -> str:
+def _problem_id(task: str, context: str, question: str, extra: dict[str, Any], place: Place, seen: SeenIds) -> str:
     if extra.get("id") is not None:
         return id_value(extra["id"], place, "extra_info.id")
     index = extra.get("index")

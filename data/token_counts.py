@@ -9,17 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from data.problem import SourceProblem
-from data.prompts import PromptTemplate, count_prompt_tokens
+from data.problem import Problem, SourceProblem
+from data.prompts import PromptTemplate, count_prompt_tokens, measured
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LINE = re.compile(r"^([0-9a-f]{32}) (\d+);$", re.MULTILINE)
+_PROBLEMS_PER_BATCH = 64
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -29,7 +31,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        rules: object = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
+        rules: Any = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
     else:
         rules = json.loads(backend.to_str())
         rules.pop("padding", None)
@@ -40,7 +42,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 class TokenCounter:
-    """Counts prompts' tokens, looking in the cache first."""
+    """Measures prompts, looking in the cache first."""
 
     def __init__(
         self,
@@ -64,8 +66,14 @@ class TokenCounter:
                 known = self._file.read_text(encoding="ascii", errors="replace")
                 self._counts = {content: int(count) for content, count in _LINE.findall(known)}
 
-    def count(self, problems: Sequence[SourceProblem]) -> list[int]:
-        """Prompt tokens of each problem; what the cache lacks is tokenized as one batch and appended to it."""
+    def measure(self, problems: Iterable[SourceProblem]) -> Iterator[Problem]:
+        """The problems with their prompts' lengths, in order, a batch at a time."""
+        remaining = iter(problems)
+        while batch := list(islice(remaining, _PROBLEMS_PER_BATCH)):
+            yield from (measured(problem, n) for problem, n in zip(batch, self._count(batch), strict=True))
+
+    def _count(self, problems: Sequence[SourceProblem]) -> list[int]:
+        # What the cache lacks is tokenized as one batch and appended to it.
         keys = [_content_hash(problem) for problem in problems]
         missing = {key: problem for key, problem in zip(keys, problems, strict=True) if key not in self._counts}
         self.num_cached += sum(key in self._counts for key in keys)

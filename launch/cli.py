@@ -122,7 +122,7 @@ def load_config(model: type[M], argv: Sequence[str], *, prog: str, flags: Sequen
 def help_text(model: type[BaseModel], *, prog: str, flags: Sequence[Flag] = ()) -> str:
     """Usage, the flags, then every key as `name  type = default` with its meaning below."""
     choices = [f"[--{flag.name}{' ' + '|'.join(flag.choices) if flag.choices else ''}]" for flag in flags]
-    lines = [" ".join([f"usage: {prog} [CONFIG.toml] [--section.key value ...]", *choices])]
+    lines = [" ".join([f"usage: {prog} [CONFIG.toml] [--key value ...]", *choices])]
     if model.__doc__:
         lines += ["", model.__doc__.strip()]
     if flags:
@@ -130,7 +130,7 @@ def help_text(model: type[BaseModel], *, prog: str, flags: Sequence[Flag] = ()) 
         for flag in flags:
             value = f" {' | '.join(flag.choices)} (default {flag.choices[0]})" if flag.choices else ""
             lines += [f"  --{flag.name}{value}", textwrap.indent(flag.doc, " " * 6)]
-    lines += ["", "Keys (in the file: a table's keys; here: --key value, the last one wins):"]
+    lines += ["", "Keys (N is an index; the last --key value wins over the file and over earlier ones):"]
     for key in known_keys(model):
         default = "  (needed)" if key.default is None else f" = {key.default}"
         lines.append(f"  {key.name}  {key.allowed}{default}")
@@ -227,6 +227,8 @@ def _value(text: str, kind: Any) -> Any:
     wanted = without_none(kind)
     if wanted in (str, Path) or (get_origin(wanted) is Literal and text in get_args(wanted)):
         return text
+    if get_origin(wanted) is list and not text.lstrip().startswith("["):  # 20000,60000 is [20000, 60000]
+        return [_value(part.strip(), get_args(wanted)[0]) for part in text.split(",")] if text else []
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -104,6 +104,11 @@ def test_values_are_toml_literals() -> None:
     assert (config.windows, config.inner.lr, config.on, config.betas) == ([1, 2], 1e-6, True, (0.5, 0.5))
 
 
+@pytest.mark.parametrize(("text", "windows"), [("7", [7]), ("7,8", [7, 8]), ("[7, 8]", [7, 8]), ("", []), ("[]", [])])
+def test_a_list_may_be_given_without_brackets(text: str, windows: list[int]) -> None:
+    assert load(f"--windows={text}").config.windows == windows
+
+
 @pytest.mark.parametrize("text", ["5", "true", "[1]", "a b", "", "1979-05-27", '"quoted"'])
 def test_a_text_key_takes_any_text_as_it_is(text: str) -> None:
     assert load(f"--name={text}").config.name == text

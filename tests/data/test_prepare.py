@@ -276,3 +276,19 @@ def test_the_commands_run_as_modules_and_bad_input_exits_with_2(tmp_path):
     done = subprocess.run([sys.executable, "-m", "data.check", str(bad)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_a_writer_killed_halfway_leaves_the_old_set(tmp_path):
+    prepare([problem("old", 5)], byte_tokenizer(), tmp_path / "s", template=BARE)
+    code = """
+import os, sys
+from pathlib import Path
+from data.prepared import load_prepared, write_prepared
+def problems(path):
+    yield from load_prepared(path).problems
+    os._exit(9)
+write_prepared(Path(sys.argv[1]), problems(sys.argv[1]), None)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], cwd=ROOT)
+    assert done.returncode == 9
+    assert [p.problem_id for p in load_prepared(tmp_path / "s").problems] == ["old"]

@@ -44,7 +44,7 @@ _MARKER = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _BOX = re.compile(r"\\f?box(?:ed)?\s{0,3}\{")
-_JOIN_BEFORE = re.compile(r"(?:\b(?:or|and)|[,;/|])[\s*_$,]{0,6}$", re.IGNORECASE)
+_JOIN_BEFORE = re.compile(r"(?:\bor|[/|])[\s*_$,]{0,6}$", re.IGNORECASE)
 _BOX_BEFORE = re.compile(r"\}[\s*_$.]{0,6}(?:(?:or|and|,|;|/|\|)[\s*_$]{0,6}){0,2}$", re.IGNORECASE)
 
 _LEAD = re.compile(r"(?:[\s:=\uff1a*_`]|\\\[|\\\(|\$\$)+")
@@ -104,10 +104,11 @@ def undress(text: str) -> str:
         before = text
         text = _WRAPPED_TEX.sub(r"\1", text)
         text = _EDGE_TAG.sub("", text).strip("*_` \t\r\n\u200b\ufeff").rstrip(".,;:!?。、 ")
-        if len(text) > 1 and text[0] == text[-1] == "$":
-            text = text.strip("$")
-        if text.startswith(("\\(", "\\[")) and text.endswith(("\\)", "\\]")):
-            text = text[2:-2]
+        if text.count("$") == 2 and text[0] == text[-1] == "$":
+            text = text[1:-1]
+        for opening, closing in (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$")):
+            if text.endswith(closing) and text.find(opening) in (-1, 0, len(text) - 2):
+                text = text.removeprefix(opening).removesuffix(closing)
         if len(text) > 1 and text[0] + text[-1] in _QUOTES:
             text = text[1:-1]
         text = text.strip()

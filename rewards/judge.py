@@ -18,6 +18,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from data.problem import Question
 from rewards.types import ScoreStatus
@@ -80,10 +81,8 @@ class JudgeClient:
         Raises:
             ValueError: a url that is not http(s), an empty model name, a concurrency below 1.
         """
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(
-                f"judge url {url!r}: must start with http:// or https://, for instance http://127.0.0.1:8000/v1"
-            )
+        if not _is_http_url(url):
+            raise ValueError(f"judge url {url!r}: not an http(s) address; for instance http://127.0.0.1:8000/v1")
         if not model:
             raise ValueError(f"judge url {url!r}: no model is named; say which one the endpoint should use")
         if concurrency < 1:
@@ -170,8 +169,8 @@ class JudgeClient:
         except (openai.BadRequestError, openai.UnprocessableEntityError):
             if not structured:
                 raise
-            self._structured = False
             reply = await client.chat.completions.create(**self._request(question, answer, structured=False))
+            self._structured = False
         choices = getattr(reply, "choices", None)
         if not choices:
             return None, f"a reply without choices: {_one_line(reply)}"
@@ -232,6 +231,14 @@ def as_data(text: str, max_chars: int = MAX_ANSWER_CHARS) -> str:
     while kept != previous:
         previous, kept = kept, _ROLE_MARKS.sub(" ", kept[: 4 * max_chars])
     return " ".join(kept.split())[:max_chars]
+
+
+def _is_http_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _may_pass(error: BaseException) -> bool:

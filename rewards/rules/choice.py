@@ -76,7 +76,7 @@ def _opening_letter(text: str) -> tuple[str | None, str]:
     if found is None:
         return None, ""
     letter, rest = found["letter"], undress(_IS_RIGHT.sub("", found["rest"]))
-    closed = found["rest"][:1] in (")", "]", ".", ":", ",", "*", "-", "\u2013", "\u2014", "}", ";")
+    closed = found["rest"].lstrip()[:1] in (")", "]", ".", ":", ",", "*", "-", "\u2013", "\u2014", "}", ";")
     if rest and not closed and not _stands_alone(found["rest"]):
         return None, ""
     return letter.upper(), rest.lstrip(")].:,*-\u2013\u2014}; \t\n")

@@ -65,7 +65,7 @@ def _factors(said: Numeral, meant: Numeral, question: str) -> list[Fraction]:
             return [hundredth, same] if asks_percent or abs(meant.value) >= 1 else [hundredth]
         return [same] if asks_percent else [same, Fraction(100)]
     asked = _ASKS_SCALE.search(question)
-    if asked and said.scale != meant.scale:
+    if asked:
         scale = _SCALE[(asked.group(1) or asked.group(2)).lower()]
         if meant.scale == 1:
             return [same, Fraction(1, scale)]

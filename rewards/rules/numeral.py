@@ -62,7 +62,7 @@ _CURRENCIES = {
 _PERCENTS = frozenset(("%", "percent", "percents", "pct", "percentage"))
 _FILLERS = re.compile(r"in|of|us|u\.s\.|american|per|a|an|the|total")
 _NOT_UNITS = re.compile(
-    r"or|and|not|no|nor|to|than|but|less|more|fewer|greater|larger|smaller|over|under|above|below|plus|minus|times"
+    r"s|or|and|not|no|nor|to|than|but|less|more|fewer|greater|larger|smaller|over|under|above|below|plus|minus|times"
     r"|if|is|was|are|were|maybe|perhaps|possibly|either|neither|between|at|least|most|only|point|decrease"
     r"|decreased|decline|declined|drop|dropped|loss|losses|lost|negative|down|lower|fall|fell|increase|increased"
     r"|up|higher|wrong|false|incorrect|true|correct|depending|unless|except|without|dozen|half|squared|cubed"
@@ -176,7 +176,7 @@ def _value(found: re.Match[str]) -> tuple[Fraction, Fraction, bool] | None:
     """Value, worth of the last printed digit, and whether it was printed whole; None where it is out of bounds."""
     whole = (found["whole"] or "").replace(",", "").replace(" ", "")
     decimals = (found["decimals"] or "")[1:]
-    if not whole + decimals or len(whole + decimals) > MAX_DIGITS:
+    if not whole + decimals or len(whole + decimals) > MAX_DIGITS or (len(whole) > 1 and whole[0] == "0"):
         return None
     value = Fraction(int(whole + decimals), 10 ** len(decimals))
     place = Fraction(1, 10 ** len(decimals))

@@ -1,5 +1,7 @@
 """Text answers: equal after Unicode form, case, punctuation, articles and spacing; never contained.
 
+Where both sides are plain numbers the values decide, so `$1,758` is `1758` and `(168)` is not `168`.
+
 Kept because they carry meaning: decimal points, signs, percent, currency, `C++`, `A-`, the letter A
 where it is no article. So `20-18` is not `2018`, and `Vitamin` is not `Vitamin A`.
 """
@@ -12,6 +14,7 @@ import unicodedata
 from data.problem import Question
 from rewards.extraction import MAX_ANSWER_CHARS, undress
 from rewards.rules import yesno
+from rewards.rules.numeral import Numeral, read_number
 from rewards.rules.types import RuleVerdict
 
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
@@ -32,11 +35,14 @@ def judge(answer: str, question: Question) -> RuleVerdict:
     golds = [normalise(gold) for gold in question.answers]
     if all(gold in ("yes", "no") for gold in golds):
         return yesno.judge(answer, question)
-    readings = {normalise(answer), normalise(without_explanation(answer))} - {""}
+    bare = without_explanation(answer)
+    readings = {normalise(answer), normalise(bare)} - {""}
     if not readings:
         return RuleVerdict(accepted=False, readable=False, reason="text: nothing is left of the answer")
-    for gold in golds:
-        if gold in readings:
+    said = read_number(bare)
+    for gold, normal in zip(question.answers, golds, strict=True):
+        same_number = _same_number(said, gold)
+        if same_number or (same_number is None and normal in readings) or undress(gold) == answer:
             return RuleVerdict(accepted=True, readable=True, reason=f"text: equals {gold[:80]!r}")
     return RuleVerdict(accepted=False, readable=True, reason=f"text: {normalise(answer)[:80]!r} is no accepted answer")
 
@@ -55,6 +61,16 @@ def without_explanation(answer: str) -> str:
     """`answer` without a clause such as ", because ..." or "according to ..." at its end."""
     clause = _CLAUSE.search(answer, 1)
     return undress(answer[: clause.start()]) if clause else answer
+
+
+def _same_number(said: Numeral | None, gold: str) -> bool | None:
+    """Whether answer and gold are one printed number, as `$1,758` and `1758` are; None where either is no number."""
+    meant = read_number(gold, is_gold=True)
+    if said is None or meant is None or said.last_place == 0 or meant.last_place == 0:
+        return None
+    if said.unit != meant.unit or said.percent != meant.percent:
+        return None
+    return said.value == meant.value and (said.currency in ("", meant.currency) or meant.currency == "")
 
 
 def _is_article(token: str, position: int) -> bool:

@@ -1,0 +1,69 @@
+"""Agreement with the official metrics on real predictions; the bounds are what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rewards.cases import ask, rule, says
+
+FOLDER = Path(__file__).parents[3] / "shared" / "data" / "predictions"
+
+
+def rows(name: str) -> Iterator[dict]:
+    path = FOLDER / f"{name}.jsonl"
+    if not path.exists():
+        pytest.skip(f"real predictions are not here: no {name}.jsonl in the shared data folder")
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            yield {**row, "answers": [answer for answer in row["answers"] if answer.strip()]}
+
+
+def share(agreed: list[bool]) -> float:
+    return sum(agreed) / len(agreed)
+
+
+def test_every_human_chain_of_thought_is_read_and_accepted() -> None:
+    assert share([rule(ask(*row["answers"]), row["prediction"]).value == 1.0 for row in rows("human_cot")]) == 1.0
+
+
+def test_text_agrees_with_squad_exact_match() -> None:
+    agreed = [says(ask(*row["answers"]), row["prediction"]) == row["exact"] for row in rows("squad_models")]
+    assert share(agreed) >= 0.999  # 2,102 of 2,104; the two others say "about 63%" for 63%
+
+
+def test_text_agrees_with_the_exact_match_of_a_medical_reader() -> None:
+    agreed = [says(ask(*row["answers"]), row["prediction"]) == row["exact"] for row in rows("covidqa_reader")]
+    assert share(agreed) >= 0.99  # 165 of 166; the other equals a listed answer
+
+
+def test_numbers_agree_with_tatqa_exact_match_once_the_scale_is_written_out() -> None:
+    agreed = []
+    for row in rows("tatqa_sample"):
+        if row["gold_type"] not in ("arithmetic", "count"):
+            continue
+        golds = [f"{gold} {written_out(row['gold_scale'])}" for gold in row["answers"]]
+        said = says(
+            ask(*golds, answer_type="number", question=row["question"]),
+            f"{row['prediction']} {written_out(row['pred_scale'])}",
+        )
+        agreed.append(said == row["reference_score"])
+    assert share(agreed) >= 0.998  # 749 of 750; one gold lacks the percent sign that the answer has
+
+
+def test_text_agrees_with_tatqa_exact_match_where_the_scales_agree() -> None:
+    agreed = []
+    for row in rows("tatqa_sample"):
+        if row["gold_type"] == "span" and row["gold_scale"] == row["pred_scale"]:
+            agreed.append(
+                says(ask(*row["answers"], question=row["question"]), row["prediction"]) == row["reference_score"]
+            )
+    assert share(agreed) >= 0.98
+
+
+def written_out(scale: str) -> str:
+    return "%" if scale == "percent" else scale

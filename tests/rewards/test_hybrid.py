@@ -1,0 +1,110 @@
+"""r = max(rule, judge), and what stays unknown."""
+
+from __future__ import annotations
+
+import pytest
+
+from data.problem import SourceProblem
+from rewards.hybrid import HybridScorer, RuleScorer
+from rewards.judge import JudgeClient, JudgePolicy
+from rewards.pool import ScorerConfig, ScoringPool, build_scorer
+from tests.rewards.cases import ask
+from tests.rewards.judge_server import JudgeServer, judge_server
+
+OBAMA = ask("Barack Obama")
+RIGHT = "the answer is Barack Obama"
+OTHER = "the answer is the 44th president"
+NONE = "<think>still thinking"
+FAST = JudgePolicy(connect_s=0.5, read_s=0.5, total_s=2.0, max_attempts=1)
+
+
+def score_all(server: JudgeServer, responses: list[str]) -> list[tuple[float | None, str, str]]:
+    scorer = HybridScorer(JudgeClient(url=server.url, model="judge", policy=FAST))
+    try:
+        return [(s.value, s.status, s.source) for s in scorer.score([(OBAMA, text) for text in responses])]
+    finally:
+        scorer.close()
+
+
+def test_without_a_judge_the_rule_decides_alone() -> None:
+    scores = RuleScorer().score([(OBAMA, RIGHT), (OBAMA, OTHER), (OBAMA, NONE)])
+    assert [(s.value, s.status, s.source) for s in scores] == [
+        (1.0, "ok", "rule"),
+        (0.0, "ok", "rule"),
+        (0.0, "ok", "rule"),
+    ]
+    assert [s.answer for s in scores] == ["Barack Obama", "the 44th president", None]
+
+
+@pytest.mark.parametrize(("content", "value"), [('{"verdict": "YES"}', 1.0), ('{"verdict": "NO"}', 0.0)])
+def test_the_judge_is_asked_only_where_the_rule_did_not_accept_an_answer(content: str, value: float) -> None:
+    with judge_server(content=content) as server:
+        scores = score_all(server, [RIGHT, OTHER, NONE])
+    assert scores == [(1.0, "ok", "rule"), (value, "ok", "judge"), (0.0, "ok", "rule")]
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "status"), [("500", "infra_error"), ("429", "infra_error"), ("html", "parse_error"), ("hang", "timeout")]
+)
+def test_when_the_judge_fails_a_rule_one_stands_and_a_rule_zero_is_unknown(mode: str, status: str) -> None:
+    with judge_server(mode) as server:
+        scores = score_all(server, [RIGHT, OTHER, NONE])
+    assert scores == [(1.0, "ok", "rule"), (None, status, "judge"), (0.0, "ok", "rule")]
+
+
+def test_one_answer_given_many_times_is_judged_once() -> None:
+    with judge_server() as server:
+        scores = score_all(server, [OTHER] * 8)
+    assert scores == [(1.0, "ok", "judge")] * 8
+    assert len(server.requests) == 1
+
+
+def test_a_thought_left_open_has_no_answer_where_the_prompt_opened_it() -> None:
+    config = ScorerConfig(require_closed_think=True)
+    scores = build_scorer(config).score([(OBAMA, RIGHT), (OBAMA, "hm</think>" + RIGHT)])
+    assert [(s.value, s.answer) for s in scores] == [(0.0, None), (1.0, "Barack Obama")]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ScorerConfig(judge_model="m"),
+        ScorerConfig(judge_url="http://h/v1"),
+        ScorerConfig(judge_url="h", judge_model="m"),
+    ],
+)
+def test_half_a_judge_is_refused(config: ScorerConfig) -> None:
+    with pytest.raises(ValueError, match="judge"):
+        build_scorer(config)
+
+
+def test_a_pool_gives_the_same_scores_in_the_same_order_and_outlives_its_workers() -> None:
+    problem = SourceProblem(
+        question="Who?", answers=("Barack Obama",), answer_type="text", problem_id="p", task="t", context="x" * 10_000
+    )
+    items = [(OBAMA, f"the answer is {i}") if i % 3 else (problem, RIGHT) for i in range(31)]
+    pool = ScoringPool(ScorerConfig(), workers=2)
+    try:
+        assert pool.score(items) == RuleScorer().score(items)
+        assert pool.score([]) == []
+        for process in list(pool._executor._processes.values()):
+            process.kill()
+            process.join()
+        lost = pool.score(items)
+        assert {(s.value, s.status) for s in lost} <= {(None, "infra_error")}
+        assert pool.score(items) == RuleScorer().score(items)
+    finally:
+        pool.close()
+
+
+def test_a_pool_shares_the_judge_among_its_workers() -> None:
+    with judge_server("slow") as server:
+        config = ScorerConfig(judge_url=server.url, judge_model="judge", judge_concurrency=4)
+        pool = ScoringPool(config, workers=2)
+        try:
+            scores = pool.score([(OBAMA, f"the answer is number {i}") for i in range(24)])
+        finally:
+            pool.close()
+    assert [(s.value, s.source) for s in scores] == [(1.0, "judge")] * 24
+    assert server.most_in_flight <= 4

@@ -154,32 +154,9 @@ def test_an_option_that_holds_a_negation_can_be_chosen(answer: str) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [
-        "A or B",
-        "A and B",
-        "A, B",
-        "A/B",
-        "AB",
-        "b, a",
-        "not B",
-        "Definitely not B",
-        "B is wrong",
-        "B. London",
-        "B or not",
-    ,
-     
-        "both B and C",
-        "all of them",
-        "B C",
-        "(A) (B)",
-        "B, A",
-        "anything but B",
-        "The letter",
-        "Both",
-        "Because",
-        "none",
-    ,
-     "A dog is B", "B, or possibly (C)", "B. And also C"],
+    ["A or B", "A and B", "A, B", "A/B", "AB", "b, a", "not B", "Definitely not B", "B is wrong", "B. London", "B or not",
+     "both B and C", "all of them", "B C", "(A) (B)", "B, A", "anything but B", "The letter", "Both", "Because", "none",
+     "A dog is B", "B, or possibly (C)", "B. And also C", "A; B", "A. B. C. D", "B\nC"],
 )  # fmt: skip
 def test_several_or_negated_letters_are_no_answer(answer: str) -> None:
     assert read_choice(answer, CITIES) is None

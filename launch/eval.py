@@ -143,7 +143,10 @@ def answer(config: EvalConfig, suite: PreparedSet, chosen: Mapping[int, Sequence
             f"model {config.model}: max_position_embeddings {limit} < {max_model_len}, the longest prompt plus "
             "max_response_tokens; choose shorter windows or configure rope scaling in the model's config.json"
         )
-    scorer = build_scorer(ScorerConfig(judge_url=config.judge_url, judge_model=config.judge_model))
+    try:
+        scorer = build_scorer(ScorerConfig(judge_url=config.judge_url, judge_model=config.judge_model))
+    except ValueError as error:
+        raise ConfigError(f"judge_url, judge_model: {error}") from None
     engine = start_engine(config, max_model_len)
     try:
         return evaluate(

@@ -20,7 +20,7 @@ TEMPLATE = "{% for m in messages %}<user>{{ m['content'] }}<end>{% endfor %}<ass
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A byte-level tokenizer and a two-layer Llama of width 16."""
+    """A byte-level tokenizer and a two-layer Llama of width 64."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -34,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytewise, eos_token="<end>", chat_template=TEMPLATE)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(alphabet), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(alphabet), hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=1024, eos_token_id=0, bos_token_id=None,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("model")
@@ -92,6 +92,7 @@ def test_every_problem_is_answered_greedily_and_sampled_and_written(
         (["--suite", "absent"], "absent: no prepared set there"),
         (["--model", "absent"], "no tokenizer at 'absent'"),
         (["--max_response_tokens", "1000"], "max_position_embeddings 1024 <"),
+        (["--judge_model", "m"], "judge_url, judge_model: judge model 'm' has no judge url"),
         (["--out", "."], "out: . is a folder; name a file"),
     ],
 )

@@ -8,11 +8,17 @@ is made again. Left out: detecting a process that hangs without dying.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+if not os.environ.get("RAY_ADDRESS"):
+    # Ray replaces 127.0.0.1 by the machine's own address, and listens on every interface, unless it thinks that no
+    # cluster can be formed from here. It reads this at import, whatever the operating system, despite its name.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
@@ -326,10 +332,14 @@ def _start_ray(num_cpus: int) -> bool:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Otherwise a driver under `uv run` makes every worker build the environment again.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(address="auto", **quiet)
         return True
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        # Other users of this machine reach its loopback too, and whoever reaches Ray runs code. Ray 2.60 asks for a
+        # token by itself, but would keep one in the home folder.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray.init(
         address="local",
         num_cpus=num_cpus,

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from rl.rollout.engine import SampleRequest, check_request, response_text, stop_token_ids
-from rl.rollout.weight_files import iter_weights
+from rl.rollout.weight_files import iter_weights, require_names, weight_names
 from rl.types import Completion
 
 
@@ -53,23 +53,17 @@ class TransformersEngine:
         """See `Engine.update_weights`; nothing is cached between calls. A tied output head may be left out.
 
         Raises:
-            RuntimeError: a name at path is unknown to the model, or one of the model's is not at path.
+            RuntimeError: a name at path is unknown to the model, or one of the model's is not at path; nothing changed.
         """
         own = self._model.state_dict()
-        missing = {name: tensor.data_ptr() for name, tensor in own.items()}
+        names = weight_names(path)
+        if unknown := sorted(names - own.keys()):
+            raise RuntimeError(f"weights {path}: the model has no parameter {unknown[0]!r}; write Hugging Face names")
+        given = {own[name].data_ptr() for name in names}
+        require_names(path, (name for name, tensor in own.items() if tensor.data_ptr() not in given))
         with torch.no_grad():
             for name, tensor in iter_weights(path):
-                if name not in own:
-                    raise RuntimeError(f"weights {path}: the model has no parameter {name!r}; write Hugging Face names")
                 own[name].copy_(tensor)
-                missing.pop(name, None)
-        given = {tensor.data_ptr() for name, tensor in own.items() if name not in missing}
-        left = sorted(name for name, address in missing.items() if address not in given)
-        if left:
-            raise RuntimeError(
-                f"weights {path}: {len(left)} parameters are missing, first {left[0]!r}; "
-                "the whole model must be written, under its Hugging Face names"
-            )
 
     def close(self) -> None:
         del self._model

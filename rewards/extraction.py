@@ -31,6 +31,8 @@ class Extraction:
     """Bare: no markdown, quotes, closing punctuation or trailing explanation; None where there is no answer."""
     how: str
     """For people: the marker that was used, or why there is no answer."""
+    uncut: str = ""
+    """The answer with the sentences that were taken for its explanation, for golds of several sentences; "" without any."""
 
 
 _IS = r"(?:is|are|was|were|should\s{1,3}be|must\s{1,3}be|would\s{1,3}be)\b|[:=\uff1a]"
@@ -88,13 +90,13 @@ def extract_answer(response: str, *, thinking: bool = False) -> Extraction:
     if why_none:
         return Extraction(answer=None, how=why_none)
     text = final[-MAX_TAIL_CHARS:]
-    span, how = _marked_span(text) or _last_line(text)
+    span, uncut, how = _marked_span(text) or _last_line(text)
     answer = undress(span)
     if len(answer) > MAX_ANSWER_CHARS:
         return Extraction(answer=None, how=f"{how}: {len(answer)} characters are more than {MAX_ANSWER_CHARS}")
     if not any(char.isalnum() for char in answer):
         return Extraction(answer=None, how=f"{how}: nothing readable there")
-    return Extraction(answer=answer, how=how)
+    return Extraction(answer=answer, how=how, uncut=undress(uncut)[:MAX_ANSWER_CHARS])
 
 
 def undress(text: str) -> str:
@@ -127,19 +129,21 @@ def _after_thought(response: str, thinking: bool) -> tuple[str, str]:
     return final, ""
 
 
-def _marked_span(text: str) -> tuple[str, str] | None:
-    """The raw answer after the last marker and the marker's name; None where there is no marker."""
+def _marked_span(text: str) -> tuple[str, str, str] | None:
+    """Raw answer, the same uncut, and the marker's name; None where there is no marker."""
     marker, box = _last(_MARKER, text), _last(_BOX, text)
     if box is not None:
         content, end = _balanced(text, box.end())
         if marker is None or marker.start() < end:
-            return _boxed_span(text, box.start(), content, end, marker)
+            span, how = _boxed_span(text, box.start(), content, end, marker)
+            return span, "", how
     if marker is None:
         return None
     before = text[: marker.start()]
     if _JOIN_BEFORE.search(before[-20:]) and _MARKER.search(before[-MAX_LINE_CHARS:]):
-        return before[-MAX_LINE_CHARS:] + text[marker.start() : marker.end() + MAX_LINE_CHARS], "two answers in one"
-    return _head(text[marker.end() :]), f"after {' '.join(marker.group().split())[:40]!r}"
+        both = before[-MAX_LINE_CHARS:] + text[marker.start() : marker.end() + MAX_LINE_CHARS]
+        return both, "", "two answers in one"
+    return *_head(text[marker.end() :]), f"after {' '.join(marker.group().split())[:40]!r}"
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -181,18 +185,18 @@ def _balanced(text: str, start: int) -> tuple[str, int]:
     return "", len(text)
 
 
-def _last_line(text: str) -> tuple[str, str]:
+def _last_line(text: str) -> tuple[str, str, str]:
     lines = text.rstrip()[-(MAX_LINE_CHARS + 100) :].splitlines()
     for line in reversed(lines):
         if any(char.isalnum() for char in line):
             if len(line) > MAX_LINE_CHARS:
-                return "", f"no marker, and the last line is longer than {MAX_LINE_CHARS} characters"
-            return _head(line), "the last line"
-    return "", "no text"
+                return "", "", f"no marker, and the last line is longer than {MAX_LINE_CHARS} characters"
+            return *_head(line), "the last line"
+    return "", "", "no text"
 
 
-def _head(rest: str) -> str:
-    """The answer at the start of `rest`, without what explains it; with it, where it is no explanation."""
+def _head(rest: str) -> tuple[str, str]:
+    """The answer at the start of `rest`, without what explains it (with it, where it is no explanation); the same uncut."""
     lead = _LEAD.match(rest)
     rest = rest[lead.end() :] if lead else rest
     line, _, below = rest.partition("\n")
@@ -201,9 +205,10 @@ def _head(rest: str) -> str:
             line, below = line[: boundary.start()], line[boundary.end() :] + "\n" + below
             break
     below = below[:MAX_ANSWER_CHARS].strip(" \t\r\n*_`$\"'.)]}\\-=#>")
-    if not any(char.isalnum() for char in below) or _explains(below):
-        return line
-    return f"{line}. {below}"
+    if not any(char.isalnum() for char in below):
+        return line, ""
+    uncut = f"{line}. {below}"
+    return (line, uncut) if _explains(below) else (uncut, "")
 
 
 def _ends_sentence(left: str, next_word: str) -> bool:

@@ -32,9 +32,12 @@ class RuleScorer:
         found = extract_answer(response, thinking=self._require_closed_think)
         if found.answer is None:
             return Score(value=0.0, status="ok", source="rule", answer=None, reason=f"no answer: {found.how}")
-        verdict = judge_by_rule(found.answer, question)
+        answer, verdict = found.answer, judge_by_rule(found.answer, question)
+        if found.uncut and not verdict.accepted and question.answer_type == "text":
+            whole = judge_by_rule(found.uncut, question)
+            answer, verdict = (found.uncut, whole) if whole.accepted else (answer, verdict)
         reason = f"{verdict.reason} (read {found.how})"
-        return Score(value=float(verdict.accepted), status="ok", source="rule", answer=found.answer, reason=reason)
+        return Score(value=float(verdict.accepted), status="ok", source="rule", answer=answer, reason=reason)
 
 
 class HybridScorer:

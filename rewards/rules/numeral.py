@@ -67,6 +67,7 @@ _NOT_UNITS = re.compile(
     r"|decreased|decline|declined|drop|dropped|loss|losses|lost|negative|down|lower|fall|fell|increase|increased"
     r"|up|higher|wrong|false|incorrect|true|correct|depending|unless|except|without|dozen|half|squared|cubed"
     r"|square|root|factorial|nan|inf|infinity|yes|unknown"
+    r"|zillions?|\w{0,12}(?:tenth|hundredth|thousandth|illionth)s?"
 )
 _ONES = {
     "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,

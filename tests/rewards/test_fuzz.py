@@ -96,9 +96,9 @@ def test_twenty_thousand_characters_are_scored_in_fifty_milliseconds(piece: str)
 def best_of_three(do) -> float:
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         do()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
         if times[-1] < 0.02:
             break
     return min(times)

@@ -70,6 +70,13 @@ def test_what_normalises_to_nothing_matches_nothing() -> None:
     assert says(ask("()"), "[]x") == 0.0
 
 
+def test_a_gold_of_several_sentences_can_be_given_back() -> None:
+    gold = ask("He was sad about it. He then left the town for good.")
+    assert says(gold, "He was sad about it. He then left the town for good.") == 1.0
+    assert says(gold, "He was sad about it.") == 0.0
+    assert says(ask("He was sad about it"), "He was sad about it. He then left the town for good.") == 1.0
+
+
 def test_any_of_several_golds_is_enough() -> None:
     assert says(ask("NYC", "New York City"), "new york city") == 1.0
 
@@ -82,7 +89,7 @@ def test_any_of_several_golds_is_enough() -> None:
         ("1", "True"), ("1000", "1001"), ("2019", "2018"), ("2019", "2018.0"), ("12", "1,2"), ("1", "1e6"), ("5", "5/2"),
         ("2", "2^10"), ("5", "5 or 7"), ("5", "5, 7"), ("5", "between 5 and 7"), ("5", "less than 5"), ("5", "not 5"),
         ("5", "5% decrease"), ("5", "nan"), ("5", "inf"), ("5", "infinity"), ("5", "1e999"), ("5", "٥"), ("5", "5_0"),
-        ("1990", "1990s"), ("100", "one hundred twenty"), ("$5", "€5"), ("5 km", "5 miles"), ("$5", "5 cents"),
+        ("1990", "1990s"), ("100", "one hundred twenty"), ("$5", "€5"), ("5 km", "5 miles"), ("5", "5 thousandths"), ("$5", "5 cents"),
         ("5", "__import__('os').getpid()"), ("5", "9**9**9**9"), ("5", "(lambda: 5)()"), ("621", "$621 million"),
     ],
 )  # fmt: skip

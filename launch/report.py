@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -264,12 +264,12 @@ def _charts(record: RunRecord) -> list[Chart]:
         return f"{100 * value:.3g}%"
 
     charts = [
-        line_chart("Reward", "mean over valid rollouts", steps, series(("reward", "reward/mean")), bands,
+        line_chart("Reward", "mean outcome of valid rollouts", steps, series(("reward", "reward/mean")), bands,
                    text=lambda v: f"{v:.3g}", floor=0.0, ceiling=1.0),
-        line_chart("Reward by task", "mean over valid rollouts", steps,
+        line_chart("Reward by task", "mean outcome of valid rollouts", steps,
                    series(*((task, f"reward/{task}/mean") for task in tasks)), bands,
                    text=lambda v: f"{v:.3g}", floor=0.0, ceiling=1.0),
-        line_chart("Response length", "tokens, mean", steps, series(("tokens", "response/tokens_mean")), bands,
+        line_chart("Response length", "tokens, mean", steps, series(("tokens", "rollout/response_tokens_mean")), bands,
                    text=plain, floor=0.0),
         line_chart("Entropy", "nats per response token", steps, series(("entropy", "policy/entropy")), bands,
                    text=plain, floor=0.0),
@@ -278,18 +278,26 @@ def _charts(record: RunRecord) -> list[Chart]:
                           ("largest token difference", "policy/kl_sampler_max")), bands,
                    text=lambda v: f"{v:.0e}".replace("e-0", "e-").replace("e+0", "e+"), log=True),
         line_chart("Groups", "share of a step's groups", steps,
-                   series(("dead: no gradient", "curriculum/dead_frac"), ("replayed", "curriculum/replay_frac")), bands,
+                   series(("dead: no gradient", "curriculum/dead_group_frac"), ("replayed", "curriculum/replay_frac")), bands,
                    text=share, floor=0.0),
         line_chart("Answers lost", "share of a step's rollouts", steps,
-                   series(("cut off", "response/truncated_frac"), ("score unknown", "reward/invalid_frac")), bands,
+                   series(("cut off", "rollout/truncated_frac"), ("score unknown", "reward/invalid_frac")), bands,
                    text=share, floor=0.0),
-        area_chart("Time per step", "share of all time in the legend", steps,
-                   series(*((part, f"time/{part}_s") for part in ("rollout", "learn", "sync", "eval", "checkpoint"))), bands,
-                   text=lambda v: f"{v:.3g} s"),
+        area_chart("Time per step", "share of all time in the legend", steps, _times(rows), bands, text=lambda v: f"{v:.3g} s"),
         line_chart("Updates", "gradient norm before clipping", steps, series(("norm", "optim/grad_norm")), bands,
                    text=plain, floor=0.0),
     ]  # fmt: skip
     return [chart for chart in charts if not (chart.title == "Reward by task" and len(tasks) < 2)] if rows else []
+
+
+def _times(rows: Sequence[Mapping[str, Any]]) -> list[Series]:
+    """Seconds by part, and what the whole step took beyond them."""
+    parts = ("rollout", "learn", "sync", "eval")
+    seconds = [[_number(row.get(f"time/{part}_s")) for row in rows] for part in parts]
+    whole = [_number(row.get("time/step_s")) for row in rows]
+    known = [sum(value or 0.0 for value in step) for step in zip(*seconds, strict=True)]
+    other = [None if w is None else max(0.0, w - k) for w, k in zip(whole, known, strict=True)]
+    return [Series(label=part, values=tuple(v)) for part, v in zip((*parts, "other"), (*seconds, other), strict=True)]
 
 
 def _stage_bands(record: RunRecord) -> list[Band]:

@@ -128,6 +128,9 @@ def _evaluations(run_dir: Path, summary: Mapping[str, Any], missing: list[str]) 
                 for bound, share in shares.items()
             }
             found.append(Evaluation(checkpoint=checkpoint, step=0, windows=windows))
+    final = next((e for e in found if e.checkpoint == "final"), None)
+    if final is not None:  # the end of the last stage under its other name
+        found = [e for e in found if e is final or (e.step, e.windows) != (final.step, final.windows)]
     if not found:
         missing.append("There are no evaluations: accuracy on held-out problems is unknown.")
     return found

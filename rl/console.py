@@ -99,7 +99,7 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
     kl = "policy/kl_ref" if _is_number(row.get("policy/kl_ref")) else "policy/kl_sampler"
     shown = (
         ("reward", "reward/mean", ".2f"),
-        ("len", "response/tokens_mean", ".1f"),
+        ("len", "rollout/response_tokens_mean", ".1f"),
         ("entropy", "policy/entropy", ".2f"),
         ("kl", kl, ".0e"),
         ("tok/s", "perf/tokens_per_s", ".0f"),

@@ -24,12 +24,11 @@ FILE = "metrics.jsonl"
 NONFINITE = "health/num_nonfinite"
 
 GLOSSARY = {
-    "reward/mean": "mean reward of the rollouts with a valid score, after overlong shaping",
-    "reward/accuracy": "mean outcome of the same rollouts, before shaping",
-    "reward/<task>/mean": "mean reward of one task",
+    "reward/mean": "mean outcome of the rollouts with a valid score, before overlong shaping",
+    "reward/<task>/mean": "the same of one task",
     "reward/invalid_frac": "share of rollouts without a valid score; they are excluded, never zeros",
-    "response/tokens_mean": "mean response length in tokens",
-    "response/truncated_frac": "share of responses that reached the output limit",
+    "rollout/response_tokens_mean": "mean response length in tokens",
+    "rollout/truncated_frac": "share of responses that reached the output limit",
     "policy/entropy": "mean entropy of the policy over response tokens, in nats",
     "policy/kl_ref": "k3 estimate of KL(policy || start model) per token, in nats; only with learner.kl_coef > 0",
     "policy/kl_sampler": "k3 estimate of KL(sampler || learner) per token, in nats: how far the two engines disagree",
@@ -40,13 +39,13 @@ GLOSSARY = {
     "optim/lr": "learning rate",
     "curriculum/stage": "index of the stage, from 0",
     "curriculum/replay_frac": "share of the step's problems drawn from earlier stages",
-    "curriculum/dead_frac": "share of sampled groups whose outcomes were all equal: no gradient",
+    "curriculum/dead_group_frac": "share of sampled groups whose outcomes were all equal: no gradient",
     "time/rollout_s": "seconds for sampling and scoring",
     "time/learn_s": "seconds for forward, backward and the optimizer",
     "time/sync_s": "seconds for handing new weights to the sampler",
     "time/eval_s": "seconds for evaluation",
-    "time/checkpoint_s": "seconds for writing a checkpoint",
-    "perf/tokens_per_s": "prompt and response tokens that the step handled, per second of its whole time",
+    "time/step_s": "seconds of the whole step, evaluation included, the checkpoint after it not",
+    "perf/tokens_per_s": "prompt and response tokens learned from, per second of the whole step",
     NONFINITE: "metrics of this step that were NaN or infinite and stand as null",
 }
 """Every metric that the report and the console read, and its meaning; a step may log others."""

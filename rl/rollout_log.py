@@ -21,8 +21,8 @@ PROMPT_END_CHARS = 400
 """Characters of the document's beginning and of its end that a row keeps."""
 FILE_NAME = re.compile(r"step-(\d{6,})\.parquet")
 
-Advantages = Sequence[float]
-"""One per valid rollout of a group, in order, as `rl.advantage.group_advantages` returns them."""
+Advantages = Sequence[float | None]
+"""One per rollout of a group; None: this rollout was not trained on."""
 
 
 def write_rollouts(
@@ -37,7 +37,7 @@ def write_rollouts(
     and not learned from: dead groups, and the surplus carried over.
 
     Raises:
-        ValueError: a group whose advantages are not one per valid rollout.
+        ValueError: a group whose advantages are not one per rollout.
     """
     import pyarrow
     from pyarrow import parquet
@@ -88,14 +88,12 @@ def drop_rollouts_after(run_dir: Path, step: int) -> None:
 
 
 def _paired(group: RolloutGroup, advantages: Advantages) -> list[tuple[Rollout, float | None]]:
-    num_valid = len(group.valid_rollouts)
-    if len(advantages) != num_valid:
+    if len(advantages) != len(group.rollouts):
         raise ValueError(
-            f"problem {group.problem.problem_id!r}: {len(advantages)} advantages for {num_valid} rollouts with a valid score; "
-            "give one each"
+            f"problem {group.problem.problem_id!r}: {len(advantages)} advantages for {len(group.rollouts)} rollouts; "
+            "give one each, None where a rollout was not trained on"
         )
-    rest = iter(advantages)
-    return [(rollout, next(rest) if rollout.score.status == "ok" else None) for rollout in group.rollouts]
+    return list(zip(group.rollouts, advantages, strict=True))
 
 
 def _row(step: int, group: RolloutGroup, rollout: Rollout, advantage: float | None) -> dict[str, Any]:

@@ -243,19 +243,19 @@ def write_run(run_dir: Path, *, num_steps: int = 60, ended: bool = True) -> None
                 "reward/lookup/mean": min(1.0, reward + 0.1),
                 "reward/chain/mean": reward - 0.1,
                 "reward/invalid_frac": 0.02 if step % 9 == 0 else 0.0,
-                "response/tokens_mean": 18 + 6 * stage + chance.gauss(0, 1),
-                "response/truncated_frac": max(0.0, 0.1 - 0.002 * step + chance.gauss(0, 0.01)),
+                "rollout/response_tokens_mean": 18 + 6 * stage + chance.gauss(0, 1),
+                "rollout/truncated_frac": max(0.0, 0.1 - 0.002 * step + chance.gauss(0, 0.01)),
                 "policy/entropy": math.nan if step == 31 else 0.7 * math.exp(-step / 40) + chance.gauss(0, 0.015),
                 "policy/kl_sampler": 2e-6 * math.exp(chance.gauss(0, 0.4)),
                 "policy/kl_sampler_max": 6e-4 * math.exp(chance.gauss(0, 0.5)),
                 "curriculum/stage": stage,
                 "curriculum/replay_frac": 0.25 if stage else 0.0,
-                "curriculum/dead_frac": min(0.9, 0.2 + 0.01 * inside + chance.gauss(0, 0.05)),
+                "curriculum/dead_group_frac": min(0.9, 0.2 + 0.01 * inside + chance.gauss(0, 0.05)),
                 "time/rollout_s": 2.0 + stage + chance.gauss(0, 0.1),
                 "time/learn_s": 0.8 + 0.5 * stage,
                 "time/sync_s": 0.2,
                 "time/eval_s": 45.0 if inside == 19 else 0.0,
-                "time/checkpoint_s": 0.4 if step % 10 == 0 else 0.0,
+                "time/step_s": 3.3 + 1.5 * stage + (45.0 if inside == 19 else 0.0),
                 "perf/tokens_per_s": 3000 + chance.gauss(0, 200),
                 "optim/grad_norm": 0.8 * math.exp(chance.gauss(0, 0.3)),
             },
@@ -266,12 +266,12 @@ def write_run(run_dir: Path, *, num_steps: int = 60, ended: bool = True) -> None
         good = (f"<think>\n{thought * 3}48213.\n</think>\nTherefore, the answer is 48213", 1.0)
         bad = (f"<think>\n{thought}48231.\n</think>\nTherefore, the answer is 48231", 0.0)
         mixed = rollout_group(step, [good, bad, (thought * 20, 0.0), (bad[0], None)])
-        write_rollouts(run_dir, step, [(mixed, (1.15, -0.58, -0.58))], [rollout_group(step + 1, [good, good])])
-    at_end = {"base": 0.0, "sft": 0.31, "stage-1": 0.52, "stage-2": 0.66, "final": 0.75}
+        write_rollouts(run_dir, step, [(mixed, (1.15, -0.58, -0.58, None))], [rollout_group(step + 1, [good, good])])
+    at_end = {"base": 0.0, "sft": 0.31, "stage-1": 0.52, "stage-2": 0.66, "stage-3": 0.75, "final": 0.75}
     evaluations = [
         Evaluation(
             checkpoint=name,
-            step=max(0, i - 1) * 20,
+            step=min(60, max(0, i - 1) * 20),
             windows={
                 str(bound): WindowAccuracy(num=200, greedy=max(0.0, peak + 0.2 - j * 0.09), sampled=max(0.0, peak + 0.14 - j * 0.09))
                 for j, bound in enumerate((160, 512, 1024, 2048))
@@ -309,7 +309,7 @@ def test_the_page_shows_every_part(tmp_path: Path) -> None:
     told = text_of(write_report(tmp_path, tmp_path / "elsewhere" / "page.html"))
     for part in (
         "finished", "models/tiny-sft", "Accuracy by prompt length", "stage-2", "sampled 71.0%", "not trained on", "+44.0",
-        "Reward by task", "Response length", "Entropy", "sampler to learner", "dead: no gradient", "replayed", "eval 33%",
+        "Reward by task", "Response length", "Entropy", "sampler to learner", "dead: no gradient", "replayed", "eval 32%", "other 4%",
         "step 31: entropy none", "step 1", "step 31", "step 51", "Therefore, the answer is 48213", "+1.150", "not trained on",
         "judge, timeout", "cut off", "number differs", "policy/kl_sampler", "prepared/train", "2.13.0",
     ):  # fmt: skip
@@ -322,6 +322,13 @@ def test_a_run_that_is_still_going_is_shown_and_what_lacks_is_said(tmp_path: Pat
     assert "not finished" in told
     assert "23 of 60 steps: from sft to stage-1, accuracy on prompts of up to 160 tokens rose" in told
     assert "summary.json is missing: the run is still going, or it was stopped before its end." in told
+
+
+def test_the_last_stage_is_not_shown_twice(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    told = text_of(write_report(tmp_path))
+    assert "stage-3" not in told
+    assert "stage-2" in told
 
 
 def test_every_piece_may_be_missing(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ CONFIG = {"stages": STAGES}
 ROW = {
     "curriculum/stage": 1,
     "reward/mean": 0.61,
-    "response/tokens_mean": 18.24,
+    "rollout/response_tokens_mean": 18.24,
     "policy/entropy": 0.33,
     "policy/kl_sampler": 2e-6,
     "time/rollout_s": 2.1,
@@ -205,7 +205,7 @@ def _group(problem_id: str, outcomes: tuple[float | None, ...]) -> RolloutGroup:
 def test_every_rollout_is_in_the_file_and_only_trained_ones_have_an_advantage(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     trained, dead = _group("p1", (1.0, None, 0.0)), _group("p2", (0.0, 0.0))
-    path = write_rollouts(tmp_path, 12, [(trained, (0.7, -0.7))], [dead])
+    path = write_rollouts(tmp_path, 12, [(trained, (0.7, None, -0.7))], [dead])
     assert path == tmp_path / "rollouts" / "step-000012.parquet"
     rows = read_rollouts(path)
     assert [(r["problem_id"], r["sample_index"], r["score"], r["advantage"], r["trained"]) for r in rows] == [
@@ -223,8 +223,8 @@ def test_every_rollout_is_in_the_file_and_only_trained_ones_have_an_advantage(tm
 def test_a_step_may_have_no_rollouts_and_a_wrong_number_of_advantages_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     assert read_rollouts(write_rollouts(tmp_path, 1, [])) == []
-    with pytest.raises(ValueError, match="problem 'p1': 3 advantages for 2 rollouts with a valid score"):
-        write_rollouts(tmp_path, 2, [(_group("p1", (1.0, None, 0.0)), (0.7, 0.0, -0.7))])
+    with pytest.raises(ValueError, match="problem 'p1': 2 advantages for 3 rollouts"):
+        write_rollouts(tmp_path, 2, [(_group("p1", (1.0, None, 0.0)), (0.7, -0.7))])
     assert [step for step, _ in rollout_files(tmp_path)] == [1]
 
 

@@ -268,6 +268,8 @@ def _one_line(error: ValidationError, model: type[BaseModel], arguments: _Argume
 
 def main(run: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Run a command on the process's arguments and exit with its code; what the user can mend is one line on stderr."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # what libraries draw would tear our own lines
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     sys.exit(exit_code(run, sys.argv[1:]))
 
 

@@ -31,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
         from rl.plan import describe_plan
         from rl.run_folder import config_toml
 
-        print(config_toml(command.config))
+        print(config_toml(command.config.model_dump()))
         print(describe_plan(inputs, command.config))
         return 0
     from rl.run import open_run

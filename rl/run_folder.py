@@ -86,13 +86,18 @@ def write_config(run_dir: Path, config: Mapping[str, Any], meta: Mapping[str, An
     Raises:
         ValueError: the configuration has a key `meta` of its own.
     """
-    import tomli_w
-
     if "meta" in config:
         raise ValueError("config: the key 'meta' is taken by config.toml's own table; rename it")
     path = run_dir / "config.toml"
-    write_file(path, tomli_w.dumps(_without_none({**config, "meta": dict(meta)})).encode())
+    write_file(path, config_toml({**config, "meta": dict(meta)}).encode())
     return path
+
+
+def config_toml(config: Mapping[str, Any]) -> str:
+    """A configuration (a `model_dump()`) as TOML text, without the keys that are None."""
+    import tomli_w
+
+    return tomli_w.dumps(_without_none(config))
 
 
 def read_config(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:

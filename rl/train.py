@@ -11,7 +11,6 @@ import time
 from rl.advantage import group_advantages
 from rl.health import check_invalid_scores
 from rl.rollout.collect import collect_groups
-from rl.rollout.weights import sync_weights
 from rl.run import Run
 
 
@@ -34,10 +33,10 @@ def train(run: Run) -> None:
         learned = run.learner.step(batch.groups, advantages, lr=run.learning_rate(step, stage))
         learned_at = time.monotonic()
 
-        synced = sync_weights(run.learner, run.workers, version=step, max_diff=run.config.rollout.max_probe_diff)
+        synced = run.sync(version=step)
         run.curriculum.end_step()
 
         times = {"time/rollout_s": sampled - started, "time/learn_s": learned_at - sampled}
         metrics = batch.metrics | learned | synced | run.curriculum.metrics() | times
-        run.finish_step(step, stage, batch, advantages, metrics, started)
+        run.finish_step(stage, batch, advantages, metrics, started)
         check_invalid_scores(run.health, batch, run.config)

@@ -1,0 +1,321 @@
+"""A run between its steps: what it is made of, how it is put on disk, and how it comes back.
+
+`open_run` builds every part, restores the newest valid checkpoint where there is one, and shuts everything down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from curricula.sampler import CurriculumSettings, StagedCurriculum
+from curricula.stage import Stage
+from curricula.surplus import SurplusBuffer
+from rl.checkpoint import Found, find_latest, load_state, remove_leftovers, save_checkpoint
+from rl.cluster import Cluster
+from rl.config import RunConfig
+from rl.evaluate import evaluate
+from rl.group_state import group_from_dict, group_to_dict
+from rl.health import Health, Preempted
+from rl.inputs import InputError, Inputs
+from rl.learner.step import Learner
+from rl.metrics import MetricsLog
+from rl.rollout.collect import Collected, Sampling
+from rl.rollout.weights import sync_weights
+from rl.rollout_log import drop_rollouts_after, write_rollouts
+from rl.run_folder import (
+    Evaluation,
+    WindowAccuracy,
+    git_commit,
+    installed_versions,
+    read_evaluations,
+    write_config,
+    write_evaluation,
+    write_summary,
+)
+from rl.types import RolloutGroup
+
+START = "sft"
+"""The start model's name among the evaluated checkpoints."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Everything the loop touches. Built and closed by `open_run`."""
+
+    config: RunConfig
+    inputs: Inputs
+    folder: Path
+    learner: Learner
+    cluster: Cluster
+    curriculum: StagedCurriculum
+    surplus: SurplusBuffer[RolloutGroup]
+    log: MetricsLog
+    health: Health = field(default_factory=Health)
+    step: int = 0
+    """Steps done; also the version of the weights."""
+    wall_s: float = 0.0
+    """Seconds that the run took up to the last restart."""
+    opened_at: float = field(default_factory=time.monotonic)
+
+    def sampling(self, step: int, stage: Stage) -> Sampling:
+        """What `collect_groups` needs to know about this step."""
+        rollout, curriculum = self.config.rollout, self.config.curriculum
+        return Sampling(
+            workers=self.cluster.workers,
+            scorer=self.cluster.scorer,
+            prompt_ids=self.inputs.prompt_ids,
+            run_seed=self.config.run.seed,
+            step=step,
+            num_groups=curriculum.problems_per_step,
+            group_size=curriculum.group_size,
+            max_response_tokens=stage.max_response_tokens,
+            overlong_buffer_tokens=self.config.learner.overlong_buffer_tokens,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+            dynamic_sampling=curriculum.dynamic_sampling,
+            max_refill_rounds=curriculum.max_refill_rounds,
+        )
+
+    def learning_rate(self, step: int, stage: Stage) -> float:
+        """The stage's rate, risen linearly over the first learner.warmup_steps steps of the run."""
+        warmup = self.config.learner.warmup_steps
+        return stage.lr * min(1.0, step / warmup) if warmup else stage.lr
+
+    def sync(self, version: int) -> dict[str, float]:
+        """Hand the learner's weights to every worker and compare both sides."""
+        workers, bound = self.cluster.workers, self.config.rollout.max_probe_diff
+        return sync_weights(self.learner, workers, version=version, max_diff=bound)
+
+    def evaluate_start_models(self) -> None:
+        """Before the first step: evaluate evaluation.checkpoints, then the start model, which the workers keep."""
+        if self.step > 0:
+            return
+        for name, path in self.config.evaluation.checkpoints.items():
+            self.cluster.workers.update_weights(path, version=0)
+            self.evaluate(name)
+        self.sync(version=0)
+        self.evaluate(START)
+
+    def evaluate(self, name: str) -> dict[str, float]:
+        """Evaluate what the workers hold, write evaluations/NAME.json, return the metrics; empty without data.test."""
+        if not self.inputs.test:
+            return {}
+        started = time.monotonic()
+        section = self.config.evaluation
+        result = evaluate(
+            self.cluster.workers,
+            self.inputs.test,
+            self.inputs.prompt_ids,
+            self.cluster.scorer,
+            problems_per_window=section.problems_per_window,
+            max_response_tokens=max(stage.max_response_tokens for stage in self.inputs.stages),
+            sampled=section.sampled,
+            temperature=self.config.rollout.temperature,
+            top_p=self.config.rollout.top_p,
+            top_k=self.config.rollout.top_k,
+            seed=self.config.run.seed,
+        )
+        windows = {
+            str(window): WindowAccuracy(
+                num=result.accuracy("greedy", window=window).num_problems,
+                greedy=result.accuracy("greedy", window=window).mean,
+                sampled=result.accuracy("sampled", window=window).mean if section.sampled else None,
+            )
+            for window in result.windows
+        }
+        write_evaluation(self.folder, Evaluation(checkpoint=name, step=self.step, windows=windows))
+        shown = ", ".join(f"<= {window}: {accuracy.greedy:.2f}" for window, accuracy in windows.items())
+        print(f"evaluation of {name} (greedy accuracy by prompt tokens): {shown}", flush=True)
+        return result.metrics("eval") | {"time/eval_s": time.monotonic() - started}
+
+    def finish_step(
+        self,
+        stage: Stage,
+        batch: Collected,
+        advantages: Sequence[Sequence[float]],
+        metrics: dict[str, float],
+        started: float,
+    ) -> None:
+        """Put the step on disk: rollouts, the evaluation at a stage's end, metrics, a checkpoint when one is due.
+
+        Raises:
+            Preempted: a SIGTERM came during the step; the checkpoint is written.
+        """
+        self.step += 1
+        trained = [(group, _per_rollout(group, a)) for group, a in zip(batch.groups, advantages, strict=True)]
+        write_rollouts(self.folder, self.step, trained, batch.untrained)
+        stage_ended = self.curriculum.stage is not stage
+        if stage_ended and (self.config.evaluation.every_stage or self.curriculum.stage is None):
+            metrics |= self.evaluate(f"stage-{stage.index + 1}")
+        seconds = time.monotonic() - started
+        num_tokens = sum(len(g.prompt_token_ids) + sum(len(r.token_ids) for r in g.rollouts) for g in batch.groups)
+        self.log.log(self.step, metrics | {"time/step_s": seconds, "perf/tokens_per_s": num_tokens / seconds})
+        stopping = self.health.stop_requested.is_set()
+        if stage_ended or stopping or self.step % self.config.run.checkpoint_every == 0:
+            self.checkpoint(protect=stage_ended)
+        if stopping:
+            raise Preempted(f"stopped by SIGTERM after step {self.step}; the same command with --resume auto goes on")
+
+    def checkpoint(self, *, protect: bool) -> Path:
+        """Write checkpoints/step-<step>."""
+
+        def write(folder: Path) -> None:
+            self.learner.save_model(str(folder / "model"))
+            self.inputs.tokenizer.save_pretrained(str(folder / "model"))
+            self.learner.save(str(folder / "trainer"))
+
+        return save_checkpoint(
+            self.folder,
+            self.step,
+            write,
+            self._state(),
+            keep=self.config.run.keep_checkpoints,
+            protect=protect,
+            config_hash=_hash(self.config),
+            dataset_fingerprint=self.inputs.train_fingerprint,
+            versions=installed_versions(),
+        )
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "policy_version": self.step,
+            "curriculum": self.curriculum.state_dict(),
+            "surplus": [[group_to_dict(group), born] for group, born in self.surplus],
+            "failed_rounds": self.health.failed_rounds,
+            "wall_s": self.wall_s + time.monotonic() - self.opened_at,
+            "tracker_run_id": self.log.run_id,
+        }
+
+    def restore(self, found: Found) -> None:
+        """Take up the state of a checkpoint; the workers get its weights."""
+        assert found.path is not None
+        state = load_state(found.path)
+        self.learner.load(str(found.path / "trainer"))
+        self.curriculum.load_state_dict(state["curriculum"])
+        for group, born in state["surplus"]:
+            self.surplus.put(group_from_dict(group), born)
+        self.step, self.wall_s = state["step"], state["wall_s"]
+        self.health.failed_rounds = state["failed_rounds"]
+        self.sync(version=self.step)
+
+    def finish(self) -> None:
+        """Name the last evaluation `final` as well and write summary.json."""
+        evaluations = read_evaluations(self.folder)
+        last = f"stage-{len(self.inputs.stages)}"
+        final = [Evaluation(checkpoint="final", step=e.step, windows=e.windows) for e in evaluations if e.checkpoint == last]
+        for evaluation in final:
+            write_evaluation(self.folder, evaluation)
+        write_summary(
+            self.folder,
+            wall_s=self.wall_s + time.monotonic() - self.opened_at,
+            seed=self.config.run.seed,
+            commit=git_commit(Path.cwd()),
+            versions=installed_versions(),
+            num_problems={
+                str(stage.high): sum(stage.low < p.num_prompt_tokens <= stage.high for p in self.inputs.train)
+                for stage in self.inputs.stages
+            },
+            evaluations=read_evaluations(self.folder),
+        )
+
+
+@contextmanager
+def open_run(config: RunConfig, inputs: Inputs, *, resume: bool) -> Iterator[Run]:
+    """Start every part of a run, restored where `resume` finds a checkpoint; everything is shut down afterwards.
+
+    Raises:
+        InputError: run.dir holds a run already and `resume` is False.
+        ValueError: the checkpoint does not belong to this configuration or data.
+    """
+    folder = Path(config.run.dir)
+    found = _prepare_folder(folder, config, resume=resume)
+    step = found.manifest.step if found.manifest else 0
+    run_id = load_state(found.path)["tracker_run_id"] if found.path else None
+    drop_rollouts_after(folder, step)
+    curriculum = build_curriculum(config, inputs)
+    if found.path is None:
+        shutil.rmtree(folder / "evaluations", ignore_errors=True)
+    thinks = opens_thinking(inputs)
+    with Cluster(
+        config, model_path=config.model.path, max_model_len=inputs.max_model_len, require_closed_think=thinks
+    ) as cluster:
+        learner = Learner(
+            config.model.path,
+            section=config.learner,
+            dtype=config.model.dtype,
+            device=config.model.device,
+            temperature=config.rollout.temperature,
+        )
+        log = MetricsLog(folder, config.tracking, config.model_dump(), run_id, last_step=step)
+        run = Run(
+            config=config,
+            inputs=inputs,
+            folder=folder,
+            learner=learner,
+            cluster=cluster,
+            curriculum=curriculum,
+            surplus=SurplusBuffer(max_age=config.curriculum.max_surplus_age),
+            log=log,
+        )
+        try:
+            if found.path:
+                run.restore(found)
+                print(f"resumed {folder} after step {run.step}", flush=True)
+            run.health.listen()
+            yield run
+        finally:
+            log.close()
+
+
+def build_curriculum(config: RunConfig, inputs: Inputs) -> StagedCurriculum:
+    """The curriculum over the run's training problems."""
+    section = config.curriculum
+    settings = CurriculumSettings(
+        difficulty_smoothing=section.difficulty_smoothing,
+        difficulty_floor=section.difficulty_floor,
+        park_after_visits=section.park_after_visits,
+        unpark_after_steps=section.unpark_after_steps,
+        leave_pool_above=section.leave_pool_above,
+        task_balanced=section.task_balanced,
+    )
+    return StagedCurriculum(inputs.train, inputs.stages, settings=settings, seed=config.run.seed)
+
+
+def opens_thinking(inputs: Inputs) -> bool:
+    """Whether the chat template opens `<think>` in the prompt, so that a response without `</think>` has no answer."""
+    prompt = inputs.tokenizer.decode(inputs.prompt_ids(inputs.train[0]))
+    return str(prompt).rstrip().endswith("<think>")
+
+
+def _prepare_folder(folder: Path, config: RunConfig, *, resume: bool) -> Found:
+    """Create the run's folder, or find where it stopped; refuses to write over a run when not resuming."""
+    if not resume and (folder / "metrics.jsonl").exists():
+        raise InputError(f"run.dir: {folder} holds a run already; name another folder or resume it with --resume auto")
+    remove_leftovers(folder)
+    found = find_latest(folder)
+    if found.message:
+        print(found.message, flush=True)
+    meta = {"versions": installed_versions(), "commit": git_commit(Path.cwd()), "pid": os.getpid()}
+    write_config(folder, config.model_dump(), meta)
+    return found
+
+
+def _per_rollout(group: RolloutGroup, advantages: Sequence[float]) -> list[float | None]:
+    """One entry per rollout: the advantage where it has a valid score, else None."""
+    rest = iter(advantages)
+    return [next(rest) if rollout.score.status == "ok" else None for rollout in group.rollouts]
+
+
+def _hash(config: RunConfig) -> str:
+    return hashlib.sha256(json.dumps(config.model_dump(), sort_keys=True).encode()).hexdigest()

@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
+    AutoModelForCausalLM,
     Gemma2Config,
+    GPT2Config,
     GptOssConfig,
     GraniteConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
+    PhiConfig,
     PretrainedConfig,
     Qwen2Config,
 )
@@ -182,3 +185,18 @@ def test_flash_attention_keeps_one_copy_of_the_prompt() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
         flash_response_attention(q, k, v, *prompt)
     assert max(saved) == h * p * d
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=11), "'gpt2' has dropout transformer.drop"),
+        (PhiConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=11), "head with a bias"),
+    ],
+)
+def test_what_only_the_built_model_shows_is_refused_by_name(
+    config: PretrainedConfig, named: str, tmp_path: Path
+) -> None:
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=named):
+        load_policy(str(tmp_path), dtype=torch.float32, device=torch.device("cpu"))

@@ -53,10 +53,9 @@ def policy_loss(
 ) -> tuple[torch.Tensor, TokenSums]:
     """sum_t [-min(ratio_t A_t, clip(ratio_t, 1 - clip_low, 1 + clip_high) A_t) tis_t + kl_coef k3_t] / num_loss_tokens.
 
-    ratio = exp(logp - old), tis = min(exp(old - sampling), tis_max) without gradient,
-    k3 = exp(ref - logp) - (ref - logp) - 1. Sources: DAPO (arXiv 2503.14476, eq. 8 to 12: token mean over the
-    batch, two clips); truncated importance sampling of the sampler's mismatch (Yao et al. 2025, "Your efficient
-    RL framework secretly brings you off-policy RL training"); k3 (Schulman 2020, "Approximating KL divergence").
+    ratio = exp(logp - old), tis = min(exp(old - sampling), tis_max) without gradient, k3 = `k3_estimate(ref - logp)`.
+    Sources: DAPO (arXiv 2503.14476, eq. 8 to 12: token mean over the batch, two clips); truncated importance sampling
+    (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training").
 
     Args:
         logprobs: [N] of the policy being trained, with gradient, at the sampling temperature.
@@ -87,18 +86,22 @@ def policy_loss(
     mismatch = old - sampling_logprobs
     tis = torch.exp(mismatch).clamp(max=tis_max)
     policy = -(torch.minimum(unclipped, clipped) * tis).sum() / num_loss_tokens
-    loss, ref_k3 = policy, policy.new_zeros(())
-    if ref_logprobs is not None:
-        difference = ref_logprobs - logprobs
-        ref_k3 = (torch.exp(difference) - difference - 1.0).sum()
-        loss = policy + kl_coef * ref_k3 / num_loss_tokens
+    ref_k3 = policy.new_zeros(()) if ref_logprobs is None else k3_estimate(ref_logprobs - logprobs).sum()
     sums = TokenSums(
         policy=policy.detach(),
         clipped=(clipped < unclipped).sum().float(),
         entropy=entropies.sum(),
         sampler_k1=-mismatch.sum(),
-        sampler_k3=(torch.expm1(mismatch) - mismatch).sum(),
+        sampler_k3=k3_estimate(mismatch).sum(),
         sampler_max=mismatch.abs().max(),
         ref_k3=ref_k3.detach(),
     )
-    return loss, sums
+    return policy + kl_coef * ref_k3 / num_loss_tokens, sums
+
+
+def k3_estimate(log_ratio: torch.Tensor) -> torch.Tensor:
+    """r - 1 - log r with r = p / q, elementwise: the k3 estimate of KL(q || p) on tokens drawn from q; never negative.
+
+    Source: Schulman 2020, "Approximating KL divergence". log_ratio: log p - log q, nats.
+    """
+    return torch.expm1(log_ratio) - log_ratio

@@ -61,13 +61,22 @@ class RolloutWorker:
         self._require(push)
         return self._engine.score(token_ids, num_prompt_tokens)
 
-    def update_weights(self, path: str, version: int, push: int) -> None:
+    def update_weights(self, path: str, version: int, push: int, content: bytes | None = None) -> None:
+        """content: the file at path, when path is on another machine."""
         self._push = -1  # Serves nothing while the weights are neither the old nor the new ones.
-        self._engine.update_weights(path, version)
+        if content is None:
+            self._engine.update_weights(path, version)
+        else:
+            with travelling_file() as here:
+                Path(here).write_bytes(content)
+                self._engine.update_weights(here, version)
         self._push = push
 
     def pid(self) -> int:
         return os.getpid()
+
+    def node(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())
 
     def _require(self, push: int) -> None:
         if self._push != push:
@@ -155,9 +164,7 @@ class RolloutPool:
         """
         self._push += 1
         self._version, self._path, self._rewrite = version, path, rewrite
-        refs = [actor.update_weights.remote(path, version, self._push) for actor in self._actors]
-        for i, ref in enumerate(refs):
-            _get(ref, f"rollout worker {i}, update_weights of version {version}")
+        self._update(range(len(self._actors)), path)
 
     def pids(self) -> list[int]:
         """Process ids on their own machines; waits until every engine has started."""
@@ -183,14 +190,24 @@ class RolloutPool:
         return _get(ref, what)
 
     def _push_again(self, worker: int) -> None:
-        what = f"rollout worker {worker}, update_weights after its restart"
-        update = self._actors[worker].update_weights
         if self._rewrite is None:
-            _get(update.remote(self._path, self._version, self._push), what)
+            self._update([worker], self._path)
             return
         with travelling_file() as path:
             self._rewrite(path)
-            _get(update.remote(path, self._version, self._push), what)
+            self._update([worker], path)
+
+    def _update(self, workers: Sequence[int], path: str) -> None:
+        """Workers on this machine read the file; to others it goes through Ray, once. A folder is taken to be shared."""
+        here = ray.get_runtime_context().get_node_id()
+        nodes = [_get(self._actors[i].node.remote(), f"rollout worker {i}, start") for i in workers]
+        content = ray.put(Path(path).read_bytes()) if set(nodes) - {here} and Path(path).is_file() else None
+        refs = [
+            self._actors[i].update_weights.remote(path, self._version, self._push, None if node == here else content)
+            for i, node in zip(workers, nodes, strict=True)
+        ]
+        for i, ref in zip(workers, refs, strict=True):
+            _get(ref, f"rollout worker {i}, update_weights of version {self._version}")
 
 
 class ScoringPool:

@@ -31,10 +31,7 @@ def iter_weights(path: str) -> Iterator[tuple[str, torch.Tensor]]:
     """
     from safetensors import safe_open
 
-    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else [Path(path)]
-    if not files or not files[0].is_file():
-        raise FileNotFoundError(f"weights {path}: no safetensors file there")
-    for file in files:
+    for file in _files_or_raise(path):
         with safe_open(file, "pt") as content:
             for name in content.keys():  # noqa: SIM118 -- safe_open is not iterable
                 yield name, content.get_tensor(name)
@@ -44,19 +41,36 @@ def weight_names(path: str) -> frozenset[str]:
     """Names of the tensors at path (a safetensors file or a folder of them); empty where there is no such file."""
     from safetensors import safe_open
 
-    files = Path(path).glob("*.safetensors") if Path(path).is_dir() else [p for p in [Path(path)] if p.is_file()]
     names: set[str] = set()
-    for file in files:
+    for file in _files(path):
         with safe_open(file, "pt") as content:
             names.update(content.keys())
     return frozenset(names)
 
 
 def require_names(path: str, expected: Iterable[str]) -> None:
-    """Raise RuntimeError, naming the first, when a parameter that the model has is not at path."""
+    """Check that every parameter the model has is at path.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        RuntimeError: a parameter is missing; names the first.
+    """
+    _files_or_raise(path)
     missing = sorted(set(expected) - weight_names(path))
     if missing:
         raise RuntimeError(
             f"weights {path}: {len(missing)} parameters are missing, first {missing[0]!r}; "
             "the whole model must be written, under its Hugging Face names"
         )
+
+
+def _files(path: str) -> list[Path]:
+    place = Path(path)
+    return sorted(place.glob("*.safetensors")) if place.is_dir() else [p for p in [place] if p.is_file()]
+
+
+def _files_or_raise(path: str) -> list[Path]:
+    files = _files(path)
+    if not files:
+        raise FileNotFoundError(f"weights {path}: no safetensors file there")
+    return files

@@ -19,6 +19,8 @@ if not os.environ.get("RAY_ADDRESS"):
     # Ray replaces 127.0.0.1 by the machine's own address, and listens on every interface, unless it thinks that no
     # cluster can be formed from here. It reads this at import, whatever the operating system, despite its name.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+# A worker's traceback comes with the exception; Ray would print it to stdout as well. Read at import, too.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", r"Traceback \(most recent call last\)")
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
@@ -230,7 +232,7 @@ class ScoringPool:
         try:
             result: list[Score] = ray.get(ref)
         except RayActorError as error:
-            reason = f"scoring worker {worker} died {CALL_RETRIES + 1} times: {error}"
+            reason = f"scoring worker {worker}: {_cause(error)}"
             return [Score(value=None, status="infra_error", source="rule", answer=None, reason=reason)] * len(items)
         return result
 
@@ -349,7 +351,8 @@ def _start_ray(num_cpus: int) -> bool:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Otherwise a driver under `uv run` makes every worker build the environment again.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    # What a worker raises reaches the caller; Ray would print it a second time.
+    quiet = {"log_to_driver": False, "logging_level": "CRITICAL"}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(address="auto", **quiet)
         return True
@@ -377,4 +380,12 @@ def _get(ref: Any, what: str) -> Any:
             raise error.cause from None
         raise RuntimeError(f"{what}: {error.cause!r}") from error
     except RayActorError as error:
-        raise RuntimeError(f"{what}: the worker died {CALL_RETRIES + 1} times or could not start: {error}") from error
+        raise RuntimeError(f"{what}: {_cause(error)}") from error
+
+
+def _cause(error: RayActorError) -> str:
+    """Why Ray gave up on an actor, in one line: its own error when it could not start, else how the process ended."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "creation task" in lines[0]:
+        return f"it could not start: {lines[-1]}"
+    return f"its process died {CALL_RETRIES + 1} times: {' '.join(lines)}"

@@ -115,7 +115,11 @@ class VllmEngine:
 
     Its process wants `engine_environment` set before it starts.
     A call's tokens depend on its requests and the weights only: seeds come with the request, and no prefix that an
-    earlier call cached is read, since a prompt computed in other pieces differs in its last bits.
+    earlier call cached is read, since a prompt computed in other pieces differs in its last bits. They do depend on all
+    of the call's requests, in their order: another batch rounds differently, and a near tie then falls the other way.
+
+    Raises:
+        ValueError: vLLM cannot hold the model and one sequence of max_model_len in the memory it is given.
     """
 
     def __init__(
@@ -125,27 +129,35 @@ class VllmEngine:
         cpu = current_platform.is_cpu()
         if cpu:
             torch.set_num_threads(threads)
-        device = _cpu_arguments(section, max_model_len) if cpu else {"gpu_memory_utilization": section.gpu_memory_frac}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._llm = LLM(
-                model=model_path,
-                dtype=dtype,
-                seed=seed,
-                max_model_len=max_model_len,
-                max_num_seqs=section.max_num_seqs,
-                tensor_parallel_size=section.tensor_parallel,
-                enable_prefix_caching=True,
-                # Log-probabilities of the distribution that was sampled from: after temperature, top-k and top-p.
-                logprobs_mode="processed_logprobs",
-                # The model's own sampling defaults (a top-k of 20, say) would make every ratio wrong.
-                generation_config="vllm",
-                weight_transfer_config=WeightTransferConfig(backend=BACKEND),
-                worker_extension_cls=f"{RegisterFileTransfer.__module__}.{RegisterFileTransfer.__name__}",
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-                **device,
-            )
+        arguments = {
+            "model": model_path,
+            "dtype": dtype,
+            "seed": seed,
+            "max_model_len": max_model_len,
+            "max_num_seqs": section.max_num_seqs,
+            "tensor_parallel_size": section.tensor_parallel,
+            "enable_prefix_caching": True,
+            # Log-probabilities of the distribution that was sampled from: after temperature, top-k and top-p.
+            "logprobs_mode": "processed_logprobs",
+            # The model's own sampling defaults (a top-k of 20, say) would make every ratio wrong.
+            "generation_config": "vllm",
+            "weight_transfer_config": WeightTransferConfig(backend=BACKEND),
+            "worker_extension_cls": f"{RegisterFileTransfer.__module__}.{RegisterFileTransfer.__name__}",
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+        }
+        arguments |= (
+            _cpu_arguments(section, max_model_len) if cpu else {"gpu_memory_utilization": section.gpu_memory_frac}
+        )
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._llm = LLM(**arguments)
+        except ValueError as error:
+            memory = f"kv_cache_gib={section.kv_cache_gib}" if cpu else f"gpu_memory_frac={section.gpu_memory_frac}"
+            raise ValueError(
+                f"vLLM refuses {model_path!r} with max_model_len={max_model_len} and rollout.{memory}: {error}"
+            ) from error
         self._tokenizer = self._llm.get_tokenizer()
         self._stop_token_ids = sorted(stop_token_ids(model_path, self._tokenizer))
         self._llm.init_weight_transfer_engine({"init_info": {}})

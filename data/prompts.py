@@ -69,6 +69,18 @@ def render_prompt_ids(
     return _batch_ids(tokenizer, [problem], template)[0]
 
 
+def opens_thinking(
+    tokenizer: PreTrainedTokenizerBase, problem: SourceProblem, template: PromptTemplate = L1_PROMPT
+) -> bool:
+    """Whether the prompt ends in an opened `<think>`, so that a response without `</think>` has no answer.
+
+    Raises:
+        DataError: the tokenizer has no chat template.
+    """
+    prompt = tokenizer.decode(render_prompt_ids(tokenizer, problem, template))
+    return str(prompt).rstrip().endswith("<think>")
+
+
 def count_prompt_tokens(
     tokenizer: PreTrainedTokenizerBase, problems: Sequence[SourceProblem], template: PromptTemplate = L1_PROMPT
 ) -> list[int]:

@@ -6,7 +6,6 @@ asked the same problems; what a model's own tokenizer makes of them only has to 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from pydantic import Field
 from data.prepared import PreparedSet, load_prepared
 from data.problem import DataError, Problem
 from data.windows import windows_from
-from launch.cli import EXIT_DONE, EXIT_JUDGE, ConfigError, EnvironmentFault, load_config, main
+from launch.cli import EXIT_DONE, EXIT_JUDGE, ConfigError, load_config, main
 from rl.config import RolloutSection, Section
 from rl.evaluate import Accuracy, EvaluationResult, choose_problems, evaluate
 
@@ -125,7 +124,7 @@ def by_window(suite: PreparedSet, config: EvalConfig) -> dict[int, tuple[Problem
 
 def answer(config: EvalConfig, suite: PreparedSet, chosen: Mapping[int, Sequence[Problem]]) -> EvaluationResult:
     """Start the engine, ask it, score what it says, and stop it again."""
-    from data.prompts import render_prompt_ids
+    from data.prompts import opens_thinking, render_prompt_ids
     from rewards.hybrid import HybridScorer
     from rewards.pool import ScorerConfig, build_scorer
     from rl.inputs import load_model_config, load_tokenizer
@@ -143,8 +142,13 @@ def answer(config: EvalConfig, suite: PreparedSet, chosen: Mapping[int, Sequence
             f"model {config.model}: max_position_embeddings {limit} < {max_model_len}, the longest prompt plus "
             "max_response_tokens; choose shorter windows or configure rope scaling in the model's config.json"
         )
+    scorer_config = ScorerConfig(
+        judge_url=config.judge_url,
+        judge_model=config.judge_model,
+        require_closed_think=opens_thinking(tokenizer, suite.problems[0], suite.template),
+    )
     try:
-        scorer = build_scorer(ScorerConfig(judge_url=config.judge_url, judge_model=config.judge_model))
+        scorer = build_scorer(scorer_config)
     except ValueError as error:
         raise ConfigError(f"judge_url, judge_model: {error}") from None
     engine = start_engine(config, max_model_len)
@@ -168,36 +172,28 @@ def answer(config: EvalConfig, suite: PreparedSet, chosen: Mapping[int, Sequence
 
 
 def start_engine(config: EvalConfig, max_model_len: int) -> Engine:
-    """The configured engine in this process.
+    """The configured engine in this process, whose environment is set for it.
 
     Raises:
-        EnvironmentFault: vLLM is asked for and not installed.
+        EngineMissing: vLLM is asked for and not installed.
     """
     import torch
 
+    from rl.rollout.choose import build_engine, engine_name
     from rl.rollout.environment import engine_environment
 
-    installed = importlib.util.find_spec("vllm") is not None
-    if config.engine == "vllm" and not installed:
-        raise EnvironmentFault("engine: vLLM is not installed; install longreach[gpu], or use --engine transformers")
-    cuda = torch.cuda.is_available()
-    threads = config.threads or os.cpu_count() or 1
-    dtype = config.dtype if config.dtype != "auto" else "bfloat16" if cuda else "float32"
-    if config.engine == "transformers" or not installed:
-        from rl.rollout.transformers_engine import TransformersEngine
-
-        return TransformersEngine(config.model, dtype=dtype, max_model_len=max_model_len, threads=threads)
-    os.environ.update(engine_environment(threads, cuda=cuda))
-    from rl.rollout.vllm_engine import VllmEngine
-
     section = RolloutSection(
+        engine=config.engine,
         tensor_parallel=config.tensor_parallel,
         gpu_memory_frac=config.gpu_memory_frac,
         kv_cache_gib=config.kv_cache_gib,
     )
-    return VllmEngine(
-        config.model, dtype=dtype, section=section, max_model_len=max_model_len, threads=threads, seed=config.seed
-    )
+    cuda = torch.cuda.is_available()
+    threads = config.threads or os.cpu_count() or 1
+    if engine_name(section, key="engine") == "vllm":
+        os.environ.update(engine_environment(threads, cuda=cuda))
+    dtype = config.dtype if config.dtype != "auto" else "bfloat16" if cuda else "float32"
+    return build_engine(config.model, dtype, section, max_model_len, threads)
 
 
 def table(result: EvaluationResult) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,7 +30,8 @@ from data.problem import Question
 from rewards.pool import ScorerConfig, build_scorer
 from rewards.types import Score
 from rl.config import RolloutSection, RunConfig
-from rl.rollout.engine import Engine, SampleRequest
+from rl.rollout.choose import build_engine, engine_name
+from rl.rollout.engine import SampleRequest
 from rl.rollout.environment import engine_environment
 from rl.rollout.weight_files import travelling_file
 from rl.types import Completion
@@ -93,31 +93,6 @@ class ScoringWorker:
 
     def score(self, items: Sequence[tuple[Question, str]]) -> list[Score]:
         return self._scorer.score(items)
-
-
-def engine_name(section: RolloutSection) -> str:
-    """`vllm` or `transformers`: what `rollout.engine` comes to on this machine.
-
-    Raises:
-        ValueError: vllm is asked for and not installed.
-    """
-    installed = find_spec("vllm") is not None
-    if section.engine == "vllm" and not installed:
-        raise ValueError("rollout.engine: 'vllm' is not installed here; install it, or say 'transformers' or 'auto'")
-    return "vllm" if installed and section.engine != "transformers" else "transformers"
-
-
-def build_engine(model_path: str, dtype: str, section: RolloutSection, max_model_len: int, threads: int) -> Engine:
-    """The engine that `section` names, in this process, whose environment is `engine_environment`'s."""
-    if engine_name(section) == "vllm":
-        from rl.rollout.vllm_engine import VllmEngine
-
-        return VllmEngine(
-            model_path, dtype=dtype, section=section, max_model_len=max_model_len, threads=threads, seed=0
-        )
-    from rl.rollout.transformers_engine import TransformersEngine
-
-    return TransformersEngine(model_path, dtype=dtype, max_model_len=max_model_len, threads=threads)
 
 
 class RolloutPool:
@@ -269,7 +244,7 @@ class Cluster:
         """Start or join Ray, reserve the workers' places, start them.
 
         Raises:
-            ValueError: an engine that is not installed.
+            EngineMissing: an engine that is not installed.
             RuntimeError: the cluster has no room for the workers.
         """
         engine_name(self._config.rollout)

@@ -19,6 +19,7 @@ from typing import Any
 from curricula.sampler import CurriculumSettings, StagedCurriculum
 from curricula.stage import Stage
 from curricula.surplus import SurplusBuffer
+from data.prompts import opens_thinking
 from rl.checkpoint import Found, find_latest, load_state, remove_leftovers, save_checkpoint
 from rl.cluster import Cluster
 from rl.config import RunConfig
@@ -213,7 +214,9 @@ class Run:
         """Name the last evaluation `final` as well and write summary.json."""
         evaluations = read_evaluations(self.folder)
         last = f"stage-{len(self.inputs.stages)}"
-        final = [Evaluation(checkpoint="final", step=e.step, windows=e.windows) for e in evaluations if e.checkpoint == last]
+        final = [
+            Evaluation(checkpoint="final", step=e.step, windows=e.windows) for e in evaluations if e.checkpoint == last
+        ]
         for evaluation in final:
             write_evaluation(self.folder, evaluation)
         write_summary(
@@ -246,7 +249,7 @@ def open_run(config: RunConfig, inputs: Inputs, *, resume: bool) -> Iterator[Run
     curriculum = build_curriculum(config, inputs)
     if found.path is None:
         shutil.rmtree(folder / "evaluations", ignore_errors=True)
-    thinks = opens_thinking(inputs)
+    thinks = opens_thinking(inputs.tokenizer, inputs.train[0], inputs.template)
     with Cluster(
         config, model_path=config.model.path, max_model_len=inputs.max_model_len, require_closed_think=thinks
     ) as cluster:
@@ -290,12 +293,6 @@ def build_curriculum(config: RunConfig, inputs: Inputs) -> StagedCurriculum:
         task_balanced=section.task_balanced,
     )
     return StagedCurriculum(inputs.train, inputs.stages, settings=settings, seed=config.run.seed)
-
-
-def opens_thinking(inputs: Inputs) -> bool:
-    """Whether the chat template opens `<think>` in the prompt, so that a response without `</think>` has no answer."""
-    prompt = inputs.tokenizer.decode(inputs.prompt_ids(inputs.train[0]))
-    return str(prompt).rstrip().endswith("<think>")
 
 
 def _prepare_folder(folder: Path, config: RunConfig, *, resume: bool) -> Found:

@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from data.prompts import (
     PromptTemplate,
     count_prompt_tokens,
     cut_middle,
+    opens_thinking,
     render_messages,
     render_prompt_ids,
 )
@@ -100,3 +102,10 @@ def test_the_cut_never_splits_a_character_and_never_exceeds_the_limit():
 def test_a_limit_below_the_question_is_refused():
     with pytest.raises(DataError, match="problem 'p': 10 tokens of question and template"):
         cut_middle(byte_tokenizer(), PROBLEM, BARE, 12)
+
+
+def test_a_prompt_that_ends_in_an_opened_think_tag_is_noticed() -> None:
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    assert not opens_thinking(tokenizer, PROBLEM)
+    tokenizer.chat_template = f"{tokenizer.chat_template}<think>\n"
+    assert opens_thinking(tokenizer, PROBLEM)

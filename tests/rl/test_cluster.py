@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data.problem import Question
-from rl.cluster import Cluster, RolloutWorker, StaleWorker, engine_name
+from rl.cluster import Cluster, RolloutWorker, StaleWorker
 from rl.config import DataSection, ModelSection, RewardSection, RolloutSection, RunConfig, StageSection
 from rl.rollout.weights import sync_weights
 from tests.rl.tiny_model import PlainLearner, largest_difference, requests, write_tiny_model
@@ -109,9 +109,3 @@ def test_a_worker_on_another_machine_is_sent_the_file(model_path: str, tmp_path:
     worker.update_weights("/not/on/this/machine", 1, 1, (tmp_path / "new.safetensors").read_bytes())
     [request] = requests(1)
     assert largest_difference(learner, request, worker.generate([request], 1)[0]) < BOUND
-
-
-def test_auto_takes_vllm_where_it_is_installed() -> None:
-    pytest.importorskip("vllm", reason="vLLM is not installed")
-    assert engine_name(RolloutSection()) == "vllm"
-    assert engine_name(RolloutSection(engine="transformers")) == "transformers"

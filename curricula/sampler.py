@@ -82,7 +82,7 @@ class CurriculumSettings:
 class StagedCurriculum:
     """Stages of growing context with replay of the hard problems (QwenLong-L1, arXiv 2505.17667, eq. 9 and 10).
 
-    Raises: ValueError, when there is no stage, or a stage's window holds no problem.
+    Raises: ValueError, when there is no stage; DataError, when a stage's window holds no problem.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from curricula.index import Positions, ProblemIndex
+from data.problem import DataError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,13 +64,13 @@ class StagePlan:
 def stage_window(index: ProblemIndex, stage: Stage) -> Positions:
     """Positions of the stage's problems.
 
-    Raises: ValueError, when there are none.
+    Raises: DataError, when there are none.
     """
     positions = index.window(stage.low, stage.high)
     if len(positions) == 0:
         seen = f"prompts of {index.num_tokens.min()} to {index.num_tokens.max()} tokens" if len(index) else "no problem"
-        raise ValueError(
-            f"stage {stage.index}: no problem in its window ({stage.low}, {stage.high}] of prompt tokens, the data has "
+        raise DataError(
+            f"stages.{stage.index}: no problem in its window ({stage.low}, {stage.high}] of prompt tokens, the data has "
             f"{seen}; move the window, drop the stage or add data"
         )
     return positions
@@ -78,7 +79,7 @@ def stage_window(index: ProblemIndex, stage: Stage) -> Positions:
 def plan_stages(index: ProblemIndex, stages: Sequence[Stage], *, num_bins: int = 10) -> tuple[StagePlan, ...]:
     """The plan of every stage, its histogram in num_bins bins of equal width.
 
-    Raises: ValueError, when a window holds no problem.
+    Raises: DataError, when a window holds no problem.
     """
     plans = []
     for stage in stages:

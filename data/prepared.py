@@ -81,7 +81,7 @@ def load_prepared(path: str | Path) -> PreparedSet:
     """Reads a prepared set and verifies it against its manifest.
 
     Raises:
-        DataError: no prepared set there, a file changed since it was written, or a duplicate id.
+        DataError: no prepared set there, a file changed since it was written, a duplicate id, or no problem at all.
     """
     path = Path(path)
     manifest = _read_manifest(path)
@@ -94,6 +94,8 @@ def load_prepared(path: str | Path) -> PreparedSet:
         seen = f"sha256 {sha256[:12]}... is not the manifest's {manifest.problems_sha256[:12]}..."
         raise DataError(f"{file}: {seen}; the file was changed, run python -m data.prepare again")
     problems = tuple(_problems(file))
+    if not problems:
+        raise DataError(f"{file}: no problem in it; run python -m data.prepare again")
     if len(problems) != manifest.num_problems:
         seen = f"{len(problems)} problems, the manifest says {manifest.num_problems}"
         raise DataError(f"{file}: {seen}; run python -m data.prepare again")

@@ -37,7 +37,9 @@ class Question:
             raise DataError(f"question {self.question[:60]!r}: answers is empty or holds a blank string")
         if self.answer_type not in ANSWER_TYPES:
             allowed = ", ".join(ANSWER_TYPES)
-            raise DataError(f"question {self.question[:60]!r}: answer_type {self.answer_type!r} is not one of {allowed}")
+            raise DataError(
+                f"question {self.question[:60]!r}: answer_type {self.answer_type!r} is not one of {allowed}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,9 @@ from launch.cli import Flag, load_config, main
 from rl.config import RunConfig
 
 FLAGS = (
-    Flag(name="dry-run", doc="Validate everything, print the resolved configuration and the stage plan, start nothing."),
+    Flag(
+        name="dry-run", doc="Validate everything, print the resolved configuration and the stage plan, start nothing."
+    ),
     Flag(
         name="resume",
         choices=("auto", "never"),

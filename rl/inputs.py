@@ -5,16 +5,22 @@ A mistake in a path, a data file or a window costs seconds here; after this file
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curricula.stage import Stage
+from curricula.index import ProblemIndex
+from curricula.stage import Stage, plan_stages
 from data.prepare import PreparedSet, load_prepared, tokenizer_fingerprint
 from data.problem import DataError, Problem
 from data.prompts import PromptTemplate, cut_middle, render_prompt_ids
-from rl.config import RunConfig
+from rewards.hybrid import HybridScorer
+from rewards.pool import ScorerConfig, build_scorer
+from rl.config import RewardSection, RunConfig
+from rl.rollout.choose import engine_name
+from rl.run_folder import SAFE_NAME
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -60,18 +66,22 @@ def load_inputs(config: RunConfig) -> Inputs:
     """Read tokenizer, model configuration and data; check that they belong together.
 
     Raises:
-        DataError, InputError: one line that names the file or key, what was seen and the way out.
+        DataError, InputError, ModelRefused: one line that names the file or key, what was seen and the way out.
+        EngineMissing: rollout.engine asks for vLLM, which is not installed.
     """
+    from rl.learner.policy import refuse_inexact
+
+    engine_name(config.rollout)
+    _check_judge(config.reward)
+    _check_run_dir(config.run.dir)
     tokenizer, model_config = load_tokenizer(config.model.path), load_model_config(config.model.path)
+    refuse_inexact(model_config)
+    for name, path in config.evaluation.checkpoints.items():
+        _check_checkpoint(name, path)
     stages = stages_of(config)
     train_set = _load_set(config.data.train, tokenizer, key="data.train")
     train, num_dropped, num_cut = _fit(train_set, tokenizer, stages[-1].high, config)
-    for stage in stages:
-        if not any(stage.low < p.num_prompt_tokens <= stage.high for p in train):
-            raise DataError(
-                f"stages.{stage.index}: data.train {config.data.train} holds no problem with {stage.low} < prompt tokens "
-                f"<= {stage.high}; change the window or add data"
-            )
+    _check_stages(train, stages, config.data.train)
     test: dict[int, tuple[Problem, ...]] = {}
     if config.data.test:
         windows = sorted(config.evaluation.windows or [stage.high for stage in stages])
@@ -104,12 +114,18 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer at a folder or hub id, refused when it cannot render a chat or end a response."""
     from transformers import AutoTokenizer
 
+    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
+        raise InputError(f"model.path: no folder at {path!r}; name a model folder or hub id")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise InputError(f"model.path: no tokenizer at {path!r} ({_first_line(error)}); name a model folder or hub id") from None
+        raise InputError(
+            f"model.path: no tokenizer at {path!r} ({_first_line(error)}); name a model folder or hub id"
+        ) from None
     if tokenizer.chat_template is None:
-        raise InputError(f"model.path: the tokenizer at {path!r} has no chat template; add chat_template.jinja to the folder")
+        raise InputError(
+            f"model.path: the tokenizer at {path!r} has no chat template; add chat_template.jinja to the folder"
+        )
     if tokenizer.eos_token_id is None:
         raise InputError(f"model.path: the tokenizer at {path!r} has no eos_token; a response could never end")
     return tokenizer
@@ -122,16 +138,63 @@ def load_model_config(path: str) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise InputError(f"model.path: no model at {path!r} ({_first_line(error)}); name a model folder or hub id") from None
-    folder = Path(path)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        raise InputError(f"model.path: {path!r} holds no *.safetensors file; only safetensors weights are read")
+        raise InputError(
+            f"model.path: no model at {path!r} ({_first_line(error)}); name a model folder or hub id"
+        ) from None
+    if Path(path).is_dir():
+        _require_safetensors(path, key="model.path")
     return config
+
+
+def _require_safetensors(path: str, *, key: str) -> None:
+    if not any(Path(path).glob("*.safetensors")):
+        raise InputError(
+            f"{key}: {path!r} holds no *.safetensors file, and no other weights are read; "
+            "save the model with save_pretrained, or name another folder"
+        )
+
+
+def _check_checkpoint(name: str, path: str) -> None:
+    key = f"evaluation.checkpoints.{name}"
+    if not SAFE_NAME.fullmatch(name) or name in ("sft", "final") or name.startswith("stage-"):
+        raise InputError(
+            f"{key}: the name must be of letters, digits, '.', '_' and '-', and not one the run gives itself (sft, stage-N, final); rename it"
+        )
+    if not Path(path).is_dir():
+        raise InputError(f"{key}: no folder at {path!r}; name a model folder, or take the key out")
+    _require_safetensors(path, key=key)
+
+
+def _check_judge(section: RewardSection) -> None:
+    try:
+        scorer = build_scorer(ScorerConfig(judge_url=section.judge_url, judge_model=section.judge_model))
+    except ValueError as error:
+        raise InputError(f"reward.judge_url, reward.judge_model: {error}") from None
+    if isinstance(scorer, HybridScorer):
+        scorer.close()
+
+
+def _check_run_dir(path: str) -> None:
+    folder = Path(path).absolute()
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    if not existing.is_dir():
+        raise InputError(f"run.dir: {path!r} cannot be a folder, because {existing} is a file; name another folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"run.dir: {existing} is not writable; name another folder")
+
+
+def _check_stages(train: Sequence[Problem], stages: Sequence[Stage], path: str) -> None:
+    try:
+        plan_stages(ProblemIndex(train), stages)
+    except DataError as error:
+        raise DataError(f"data.train {path}: {error}") from None
 
 
 def _load_set(path: str, tokenizer: PreTrainedTokenizerBase, *, key: str) -> PreparedSet:
     if not Path(path).is_dir():
-        raise DataError(f"{key}: no prepared set at {path!r}; make one with: python -m data.prepare SOURCE --out {path}")
+        raise DataError(
+            f"{key}: no prepared set at {path!r}; make one with: python -m data.prepare SOURCE --out {path}"
+        )
     prepared = load_prepared(Path(path))
     if prepared.tokenizer_fingerprint != tokenizer_fingerprint(tokenizer):
         raise DataError(
@@ -170,7 +233,9 @@ def _by_window(prepared: PreparedSet, windows: Sequence[int], path: str) -> dict
     }
     empty = [high for high, problems in test.items() if not problems]
     if empty:
-        raise DataError(f"evaluation.windows: data.test {path} holds no problem in the windows ending at {empty}; drop them or add data")
+        raise DataError(
+            f"evaluation.windows: data.test {path} holds no problem in the windows ending at {empty}; drop them or add data"
+        )
     return test
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from curricula.index import ProblemIndex
+from curricula.stage import StagePlan, num_outside_windows, plan_stages
 from rl.config import RunConfig
 from rl.inputs import Inputs
 
@@ -57,19 +58,29 @@ def estimate_memory(inputs: Inputs, config: RunConfig) -> MemoryEstimate:
 def describe_plan(inputs: Inputs, config: RunConfig) -> str:
     """The stage plan as lines of text."""
     per_step = config.curriculum.problems_per_step
-    lines = [f"model {config.model.path}: {inputs.model_config.model_type}, longest sequence {inputs.max_model_len} tokens"]
-    for stage in inputs.stages:
-        lengths = [p.num_prompt_tokens for p in inputs.train if stage.low < p.num_prompt_tokens <= stage.high]
-        lines.append(
-            f"stage {stage.index + 1}: {stage.low} < prompt tokens <= {stage.high}, {len(lengths)} problems, {stage.steps} steps x "
-            f"{per_step} problems x {config.curriculum.group_size} answers of <= {stage.max_response_tokens} tokens, "
-            f"lr {stage.lr:g}, replay {stage.replay_frac:.0%}"
-        )
-        lines.extend(f"  {line}" for line in histogram_lines(lengths, stage.low, stage.high))
+    lines = [
+        f"model {config.model.path}: {inputs.model_config.model_type}, longest sequence {inputs.max_model_len} tokens"
+    ]
+    index = ProblemIndex(inputs.train)
+    for plan in plan_stages(index, inputs.stages, num_bins=5):
+        stage = plan.stage
+        tasks = ", ".join(f"{task} {count}" for task, count in plan.num_by_task.items())
+        lines += [
+            f"stage {stage.index + 1}: {stage.low} < prompt tokens <= {stage.high}, {plan.num_problems} problems ({tasks}), "
+            f"{plan.mean_prompt_tokens:.0f} tokens on average",
+            f"  {stage.steps} steps x {per_step} problems x {config.curriculum.group_size} answers of <= "
+            f"{stage.max_response_tokens} tokens: {plan.num_epochs(per_step):.2g} times through the window, "
+            f"lr {stage.lr:g}, replay {stage.replay_frac:.0%}",
+            *(f"  {line}" for line in histogram_lines(plan)),
+        ]
+    if outside := num_outside_windows(index, inputs.stages):
+        lines.append(f"in no stage's window: {outside} problems")
     if inputs.num_dropped or inputs.num_cut:
         lines.append(f"longer than the last window: {inputs.num_dropped} dropped, {inputs.num_cut} cut in the middle")
     for high, problems in inputs.test.items():
-        lines.append(f"evaluation window <= {high}: {min(len(problems), config.evaluation.problems_per_window)} problems")
+        lines.append(
+            f"evaluation window <= {high}: {min(len(problems), config.evaluation.problems_per_window)} problems"
+        )
     memory = estimate_memory(inputs, config)
     lines.append(
         f"learner memory, estimated: {memory.total_bytes / GIB:.2f} GiB = state {memory.state_bytes / GIB:.2f} + prompt K/V "
@@ -79,14 +90,11 @@ def describe_plan(inputs: Inputs, config: RunConfig) -> str:
     return "\n".join(lines)
 
 
-def histogram_lines(lengths: Sequence[int], low: int, high: int, num_bins: int = 5) -> list[str]:
-    """A text histogram of prompt lengths over (low, high]."""
-    width = max(1, -(-(high - low) // num_bins))
-    counts = [0] * num_bins
-    for length in lengths:
-        counts[min(num_bins - 1, (length - low - 1) // width)] += 1
-    top = max(counts, default=0) or 1
+def histogram_lines(plan: StagePlan) -> list[str]:
+    """The stage's prompt lengths as bars."""
+    top = max(count for _, count in plan.histogram)
+    lows = [plan.stage.low, *(upper for upper, _ in plan.histogram)]
     return [
-        f"{low + i * width + 1:>7}-{min(high, low + (i + 1) * width):<7} {count:>7} {'#' * round(30 * count / top)}"
-        for i, count in enumerate(counts)
+        f"{low + 1:>7}-{upper:<7} {count:>7} {'#' * round(30 * count / top)}"
+        for low, (upper, count) in zip(lows, plan.histogram, strict=False)
     ]

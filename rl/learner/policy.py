@@ -12,27 +12,33 @@ from rl.learner.attention import IMPLEMENTATION
 _HEAD_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
+class ModelRefused(ValueError):
+    """A model that cannot be trained; the message names it and the way out."""
+
+    exit_code = 2
+
+
 def load_policy(path: str, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """The model at `path` (folder or hub id) with `shared_prefix` attention; code from the model's folder never runs.
 
     Raises:
-        ValueError: nothing loadable is there, or its attention or head is of a kind the learner is not exact for.
+        ModelRefused: nothing loadable is there, or its attention or head is of a kind the learner is not exact for.
     """
     if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
-        raise ValueError(
+        raise ModelRefused(
             f"model.path: there is no folder {path!r}; name a folder with config.json and weights, or a hub id"
         )
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(_not_loadable(path, error)) from error
+        raise ModelRefused(_not_loadable(path, error)) from error
     refuse_inexact(config)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path, config=config, dtype=dtype, attn_implementation=IMPLEMENTATION, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
-        raise ValueError(_not_loadable(path, error)) from error
+        raise ModelRefused(_not_loadable(path, error)) from error
     _refuse_modules(model)
     return model.to(device)
 
@@ -53,12 +59,12 @@ def _refuse_modules(model: PreTrainedModel) -> None:
     else:
         found = next((f"dropout {dropout}" for dropout in dropouts), "")
     if found:
-        raise ValueError(_refusal(model.config.model_type, found))
+        raise ModelRefused(_refusal(model.config.model_type, found))
 
 
 def _refusal(model_type: str, found: str) -> str:
     return (
-        f"model type {model_type!r} has {found}; the learner is exact for full softmax attention over K/V without dropout "
+        f"model.path: model type {model_type!r} has {found}; the learner is exact for full softmax attention over K/V without dropout "
         "and a plain linear head only; choose such a model, or change its config.json where that is what you want"
     )
 
@@ -67,7 +73,7 @@ def refuse_inexact(config: PreTrainedConfig) -> None:
     """Refuse a model whose response cannot be computed exactly from its prompt's published K/V.
 
     Raises:
-        ValueError: naming the model type and what it has: attention other than full softmax attention, dropout,
+        ModelRefused: naming the model type and what it has: attention other than full softmax attention, dropout,
             rotary frequencies that depend on the sequence's total length, or a head that is not one matrix.
     """
     found = ""
@@ -88,4 +94,4 @@ def refuse_inexact(config: PreTrainedConfig) -> None:
             (f"{n}={getattr(config, n)}" for n in _HEAD_CHANGES if getattr(config, n, None) not in (None, 1.0)), ""
         )
     if found:
-        raise ValueError(_refusal(config.model_type, found))
+        raise ModelRefused(_refusal(config.model_type, found))

@@ -32,7 +32,7 @@ def test_empty_window_is_a_one_line_error_that_names_stage_and_window() -> None:
     with pytest.raises(ValueError) as caught:
         stage_window(index, stage(2, 1000, 4000))
     message = str(caught.value)
-    assert "stage 2" in message and "(1000, 4000]" in message and "120 to 900" in message
+    assert "stages.2" in message and "(1000, 4000]" in message and "120 to 900" in message
     assert "\n" not in message
 
 

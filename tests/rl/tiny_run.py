@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, LlamaConfig
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 from transformers.models.llama import LlamaForCausalLM
 
 from data.prepare import prepare
@@ -17,9 +17,7 @@ from data.prompts import PromptTemplate
 
 WORDS = "the answer is yes no </think> <think> red blue green door window says ? . Therefore ,".split()
 TEMPLATE = PromptTemplate("{context} {question}")
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|user|> {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}<|assistant|> <think>{% endif %}"
-)
+CHAT_TEMPLATE = "{% for m in messages %}<|user|> {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}<|assistant|> <think>{% endif %}"
 RESPONSE = "red </think> the answer is {answer} <|end|>"
 
 
@@ -75,7 +73,9 @@ def write_model(folder: Path) -> str:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     rng = random.Random(0)
     for _ in range(80):
-        prompts = [f"<|user|> {p.context} {p.question} <|assistant|> <think>" for p in problems(16, 12, rng.randrange(10**6))]
+        prompts = [
+            f"<|user|> {p.context} {p.question} <|assistant|> <think>" for p in problems(16, 12, rng.randrange(10**6))
+        ]
         rows = [f"{p} {RESPONSE.format(answer=rng.choice(['yes', 'no']))}" for p in prompts]
         ids = words(rows, return_tensors="pt").input_ids
         labels = ids.clone()

@@ -56,7 +56,7 @@ check: setup ## ruff, formatting, mypy
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: setup ## the learner's benchmark
+bench: setup ## rewards, curriculum and learner measured on this machine (about 2 minutes)
 	$(OFFLINE) $(PY) -m launch.bench
 
 format: setup ## let ruff write the formatting

@@ -1,0 +1,195 @@
+"""`python -m launch.bench [rewards|curriculum|learner|all] [--json] [...]`: what this machine makes of the three hot paths.
+
+Figures, not verdicts: nothing here passes or fails. The tests hold what must be right; this tells how fast it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from curricula.sampler import CurriculumSettings, StagedCurriculum
+from curricula.stage import Stage
+from data.problem import Problem, Question
+from launch.cli import ConfigError
+from launch.cli import main as run_command
+from rewards.hybrid import RuleScorer
+
+DRAWN_PER_STEP = 128
+GROUP_SIZE = 8
+Figures = dict[str, Any]
+
+_WHO = Question(question="Who wrote it?", answers=("Ada Lovelace", "Countess of Lovelace"), answer_type="text")
+_HOW_MUCH = Question(question="How much, in dollars?", answers=("1,250.5",), answer_type="number")
+_WHICH = Question(
+    question="Which city?", answers=("C",), answer_type="choice", options=("London", "Paris", "Rome", "Oslo")
+)
+_WHETHER = Question(question="Is it so?", answers=("yes",), answer_type="yesno")
+_THOUGHT = (
+    "<think>" + "The text says several things about this, and none of them settles it at once. " * 50 + "</think>\n"
+)
+PANEL: tuple[tuple[Question, str], ...] = tuple(
+    (question, f"{_THOUGHT}{said}")
+    for question, said in (
+        (_WHO, "Therefore, the answer is Ada Lovelace."),
+        (_WHO, "Therefore, the answer is **the countess of Lovelace**"),
+        (_WHO, "Therefore, the answer is Charles Babbage, who built the engine and is often named beside her."),
+        (_HOW_MUCH, "Therefore, the answer is $1,250.50."),
+        (_HOW_MUCH, "Therefore, the answer is \\boxed{1.2505 \\times 10^3}"),
+        (_HOW_MUCH, "Therefore, the answer is about 1.3 thousand"),
+        (_WHICH, "Therefore, the answer is (C) Rome."),
+        (_WHICH, "Therefore, the answer is Paris"),
+        (_WHETHER, "Therefore, the answer is Yes, it is."),
+        (_WHETHER, "Therefore, the answer is no."),
+        (_WHO, "I could not find out who wrote it."),
+        (_HOW_MUCH, ""),
+    )
+)
+"""Right, wrong and missing answers of every type, each after 4000 characters of thought."""
+
+
+def bench_rewards(seconds: float) -> Figures:
+    """Rule verdicts a second on one core, over about this many seconds."""
+    scorer, items = RuleScorer(), [*PANEL] * 20
+    scorer.score(items)
+    rates: list[float] = []
+    started = time.perf_counter()
+    while not rates or time.perf_counter() - started < seconds:
+        before = time.perf_counter()
+        scorer.score(items)
+        rates.append(len(items) / (time.perf_counter() - before))
+    rate = statistics.median(rates)
+    return {"verdicts_per_s": rate, "us_per_verdict": 1e6 / rate, "response_chars": len(_THOUGHT)}
+
+
+def bench_curriculum(num_problems: int, steps: int) -> Figures:
+    """Starting, drawing and observing with this many problems in two windows, `steps` steps in each."""
+    rng = random.Random(0)
+    problems = [
+        Problem(
+            question="Who?", answers=("Ada",), answer_type="text", problem_id=f"problem-{i}", task=f"task-{i % 7}",
+            context="", num_prompt_tokens=rng.randrange(1, 60_001),
+        )
+        for i in range(num_problems)
+    ]  # fmt: skip
+    stages = [
+        Stage(index=0, low=0, high=20_000, steps=steps, max_response_tokens=1024, replay_frac=0.0, lr=1e-6),
+        Stage(index=1, low=20_000, high=60_000, steps=steps, max_response_tokens=1024, replay_frac=0.25, lr=1e-6),
+    ]
+    started = time.perf_counter()
+    curriculum = StagedCurriculum(problems, stages, settings=CurriculumSettings(), seed=0)
+    start_s = time.perf_counter() - started
+    draws, observations = [], []
+    while curriculum.stage is not None:
+        curriculum.begin_step()
+        before = time.perf_counter()
+        drawn = curriculum.draw(DRAWN_PER_STEP)
+        draws.append(time.perf_counter() - before)
+        outcomes = [[float(rng.random() < 0.3) for _ in range(GROUP_SIZE)] for _ in drawn]
+        before = time.perf_counter()
+        for problem, group in zip(drawn, outcomes, strict=True):
+            curriculum.observe(problem.problem_id, group)
+        observations.append((time.perf_counter() - before) / max(1, len(drawn)))
+        curriculum.end_step()
+    before = time.perf_counter()
+    state = json.dumps(curriculum.state_dict())
+    return {
+        "problems": num_problems,
+        "start_s": start_s,
+        "draw_ms": 1e3 * statistics.median(draws),
+        "draw_max_ms": 1e3 * max(draws),
+        "observe_us": 1e6 * statistics.median(observations),
+        "save_ms": 1e3 * (time.perf_counter() - before),
+        "state_kib": len(state) / 1024,
+    }
+
+
+def _learner(arguments: argparse.Namespace) -> Figures:
+    import torch
+
+    from launch.bench_learner import LearnerCase, bench_learner
+
+    cuda = torch.cuda.is_available() if arguments.device == "auto" else arguments.device == "cuda"
+    case = LearnerCase(
+        model=arguments.model,
+        prompt_tokens=arguments.prompt_tokens,
+        response_tokens=arguments.response_tokens,
+        group_size=arguments.group_size,
+        repeats=arguments.repeats,
+        threads=arguments.threads,
+        device="cuda" if cuda else "cpu",
+        dtype="bfloat16" if cuda else "float32",
+    )
+    asked = {
+        key: getattr(case, key)
+        for key in ("model", "prompt_tokens", "response_tokens", "group_size", "device", "dtype")
+    }
+    return asked | bench_learner(case)
+
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], Figures]] = {
+    "rewards": lambda arguments: bench_rewards(arguments.seconds),
+    "curriculum": lambda arguments: bench_curriculum(arguments.problems, arguments.steps),
+    "learner": _learner,
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    for key in ("problems", "steps", "prompt_tokens", "response_tokens", "repeats"):
+        if getattr(arguments, key) < 1:
+            raise ConfigError(f"--{key.replace('_', '-')}: seen {getattr(arguments, key)}, allowed: 1 or more")
+    if arguments.group_size < 2:
+        raise ConfigError(f"--group-size: seen {arguments.group_size}, allowed: 2 or more")
+    results: dict[str, Figures] = {}
+    for name, bench in BENCHMARKS.items():
+        if arguments.what in (name, "all"):
+            results[name] = bench(arguments)
+            if not arguments.json:
+                print("\n".join(_lines(name, results[name])), flush=True)
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+    return 0
+
+
+def _lines(name: str, figures: Figures) -> list[str]:
+    return [name, *(f"  {key:18} {_shown(value)}" for key, value in figures.items())]
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.bench", description="Measure rewards, curriculum and learner on this machine."
+    )
+    parser.add_argument("what", nargs="?", default="all", choices=(*BENCHMARKS, "all"))
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of lines")
+    parser.add_argument("--seconds", type=float, default=5.0, help="rewards: how long to measure (%(default)s)")
+    parser.add_argument("--problems", type=int, default=1_000_000, help="curriculum: problems (%(default)s)")
+    parser.add_argument("--steps", type=int, default=50, help="curriculum: steps a stage (%(default)s)")
+    parser.add_argument("--prompt-tokens", type=int, default=2048, metavar="P", help="learner (%(default)s)")
+    parser.add_argument("--response-tokens", type=int, default=128, metavar="R", help="learner (%(default)s)")
+    parser.add_argument("--group-size", type=int, default=8, metavar="G", help="learner (%(default)s)")
+    parser.add_argument(
+        "--model",
+        default="small",
+        help="learner: tiny, small, qwen2.5-0.5b or qwen2.5-7b with random weights, or a folder",
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="learner: timed turns of each side (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="learner on CPU: compute threads; 0: all cores")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="learner (%(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,87 @@
+"""A whole tiny run as a user starts it, and everything it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from launch.report import write_report
+from rl.config import RunConfig
+from rl.metrics import GLOSSARY, read_metrics
+from rl.rollout_log import read_rollouts
+from rl.run_folder import read_config
+from tests.rl.tiny_run import write_inputs
+
+pytestmark = pytest.mark.ray
+NUM_STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two stages, one step and two; KL to the start model, so that its metric is there too."""
+    config = write_inputs(tmp_path_factory.mktemp("run"))
+    config["stages"][0]["steps"], config["stages"][1]["steps"] = 1, 2
+    config["learner"]["kl_coef"] = 0.01
+    return config
+
+
+@pytest.fixture(scope="module")
+def folder(asked: dict[str, Any]) -> Path:
+    run_dir = Path(asked["run"]["dir"])
+    path = run_dir.parent / "run.toml"
+    path.write_text(tomli_w.dumps(asked))
+    command = [sys.executable, "-m", "launch.rl", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr == ""
+    return run_dir
+
+
+def test_every_metric_is_in_the_glossary_and_every_step_has_them_all(folder: Path) -> None:
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, NUM_STEPS + 1))
+    patterns = [re.sub("<[a-z]+>", "[^/]+", name) for name in GLOSSARY]
+    unknown = {name for row in rows for name in row if not any(re.fullmatch(p, name) for p in patterns)} - {"step"}
+    assert unknown == set()
+    plain = {name for name in GLOSSARY if "<" not in name} - {"time/eval_s"}
+    for row in rows:
+        assert plain - set(row) == set()
+    assert rows[0]["reward/door/mean"] == rows[0]["reward/mean"]
+    assert [row["curriculum/stage"] for row in rows] == [0, 1, 1]
+    assert ["time/eval_s" in row for row in rows] == [True, False, True]
+
+
+def test_every_step_has_its_rollouts(folder: Path) -> None:
+    files = sorted(path.name for path in (folder / "rollouts").iterdir())
+    assert files == [f"step-{step:06d}.parquet" for step in range(1, NUM_STEPS + 1)]
+    rows = read_rollouts(folder / "rollouts" / files[-1])
+    assert len(rows) % 4 == 0  # groups of four
+    assert {row["task"] for row in rows} == {"door"}
+
+
+def test_the_written_configuration_is_the_one_that_ran(folder: Path, asked: dict[str, Any]) -> None:
+    config, meta = read_config(folder)
+    assert RunConfig.model_validate(config) == RunConfig.model_validate(asked)
+    assert "torch" in meta["versions"]
+
+
+def test_the_summary_holds_every_checkpoints_accuracy_in_every_window(folder: Path) -> None:
+    summary = json.loads((folder / "summary.json").read_bytes())
+    assert summary["wall_s"] > 0
+    assert set(summary["accuracy"]) == {"sft", "stage-1", "stage-2", "final"}
+    assert all(set(windows) == {"24", "48"} for windows in summary["accuracy"].values())
+    assert summary["accuracy"]["final"] == summary["accuracy"]["stage-2"]
+    assert summary["num_problems"] == {"24": 60, "48": 60}
+
+
+def test_the_report_shows_the_run(folder: Path, tmp_path: Path) -> None:
+    page = write_report(folder, tmp_path / "report.html").read_text(encoding="utf-8")
+    for shown in ("stage-1", "final", "reward/mean", "eval/&lt;decoding&gt;/&lt;window&gt;/accuracy"):
+        assert shown in page

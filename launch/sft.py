@@ -93,7 +93,8 @@ def _trainer(
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import PrinterCallback
-    from trl import SFTTrainer
+
+    from launch.sft_trainer import PrintLoss, ResponseHeadTrainer
 
     dataset = Dataset.from_dict(
         {
@@ -110,11 +111,11 @@ def _trainer(
             target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
-    trainer = SFTTrainer(
+    trainer = ResponseHeadTrainer(
         model=model, args=_arguments(config), train_dataset=dataset, processing_class=tokenizer, peft_config=lora
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_printing_callback(config.train.log_every))
+    trainer.add_callback(PrintLoss())
     return trainer
 
 
@@ -147,6 +148,7 @@ def _arguments(config: SftConfig) -> SFTConfig:
         bf16=False,  # parameters already have model.dtype
         max_length=None,
         packing=False,
+        train_sampling_strategy="group_by_length",
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=False,
         logging_steps=train.log_every,
@@ -155,22 +157,6 @@ def _arguments(config: SftConfig) -> SFTConfig:
         report_to="none",
         disable_tqdm=True,
     )
-
-
-def _printing_callback(log_every: int) -> Any:
-    from transformers import TrainerCallback
-
-    class PrintLoss(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if state.is_world_process_zero and logs and "loss" in logs:
-                accuracy = logs.get("mean_token_accuracy", float("nan"))
-                print(
-                    f"sft step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  "
-                    f"token accuracy {accuracy:.3f}  lr {logs['learning_rate']:.1e}",
-                    flush=True,
-                )
-
-    return PrintLoss()
 
 
 def _save(trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase, out: Path, summary: dict[str, Any]) -> None:

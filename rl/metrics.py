@@ -41,6 +41,7 @@ GLOSSARY = {
     "policy/entropy": "mean entropy of the policy over response tokens, in nats",
     "policy/kl_ref": "k3 estimate of KL(policy || start model) per token, in nats; only with learner.kl_coef > 0",
     "policy/kl_sampler": "k3 estimate of KL(sampler || learner) per token, in nats: how far the two engines disagree",
+    "policy/kl_stale": "the same over surplus groups, which older weights sampled: how far the policy has moved since",
     "policy/kl_sampler_max": "largest difference of one token's log-probability between sampler and learner, in nats",
     "policy/kl_sampler_k1": "mean log(sampler / learner) per token, in nats: the signed side of policy/kl_sampler",
     "policy/sync_probe_max_diff": "largest difference of one token's log-probability after the weight sync, in nats",

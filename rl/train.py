@@ -30,7 +30,7 @@ def train(run: Run) -> None:
         sampled = time.monotonic()
 
         advantages = group_advantages(batch.groups, std=run.config.learner.advantage_std)
-        learned = run.learner.step(batch.groups, advantages, lr=run.learning_rate(step, stage))
+        learned = run.learner.step(batch.groups, advantages, lr=run.learning_rate(step, stage), policy_version=run.step)
         learned_at = time.monotonic()
 
         synced = run.sync(version=step)

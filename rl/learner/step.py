@@ -5,8 +5,10 @@ Left out: sharding over processes and LoRA. B responses a micro-batch, R tokens 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import operator
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,6 +44,8 @@ class _LearnGroup:
     """Per micro-batch [N]; None when strictly on-policy."""
     ref_logprobs: list[torch.Tensor] | None
     """Per micro-batch [N]; None without a reference model."""
+    is_stale: bool
+    """Sampled by older weights than those being trained: a surplus group of an earlier step."""
     num_loss_tokens: int
     num_forward_tokens: int
     """Token positions that go through the model, padding included."""
@@ -92,7 +96,12 @@ class Learner:
         """Updates left out so far because the gradient was not finite."""
 
     def step(
-        self, groups: Sequence[RolloutGroup], advantages: Sequence[Sequence[float]], *, lr: float
+        self,
+        groups: Sequence[RolloutGroup],
+        advantages: Sequence[Sequence[float]],
+        *,
+        lr: float,
+        policy_version: int | None = None,
     ) -> dict[str, float]:
         """Learn from the groups in section.updates_per_step updates; each update's denominator is its own tokens.
 
@@ -100,6 +109,8 @@ class Learner:
             groups: rollouts without a valid score are in neither the loss nor its denominator.
             advantages: advantages[i][j] belongs to groups[i].valid_rollouts[j].
             lr: learning rate of every update of this step.
+            policy_version: of the weights being trained; groups that older weights sampled count in policy/kl_stale
+                instead of policy/kl_sampler, which compares two engines with the same weights. None: no group is stale.
 
         Returns:
             Metrics, means over the step's trained tokens. With no trained token nothing is updated and only
@@ -110,19 +121,20 @@ class Learner:
         """
         if len(advantages) != len(groups):
             raise ValueError(f"{len(advantages)} lists of advantages for {len(groups)} groups; give one per group")
-        ready = [self._learn_group(g, a) for g, a in zip(groups, advantages, strict=True)]
+        ready = [self._learn_group(g, a, policy_version) for g, a in zip(groups, advantages, strict=True)]
         ready = [group for group in ready if group.num_loss_tokens]
         num_updates = min(self._section.updates_per_step, len(ready))
         # Every n-th group, so that neighbours in the draw do not share an update.
         parts = [ready[i::num_updates] for i in range(num_updates)]
         skipped_before = self.num_skipped_updates
-        norms, sums = [], []
+        norms: list[float] = []
+        sums: list[tuple[_LearnGroup, TokenSums]] = []
         for part in parts:
             sums += self._accumulate(part)
             norms.append(self._update(lr))
         return self._metrics(ready, sums, norms, lr, self.num_skipped_updates - skipped_before)
 
-    def _learn_group(self, group: RolloutGroup, advantages: Sequence[float]) -> _LearnGroup:
+    def _learn_group(self, group: RolloutGroup, advantages: Sequence[float], policy_version: int | None) -> _LearnGroup:
         try:
             batches = micro_batches(
                 group.valid_rollouts, advantages, self._section.micro_batch_tokens, device=self._device
@@ -137,6 +149,7 @@ class Learner:
             batches=batches,
             old_logprobs=self._score(self.model, prompt, batches) if off_policy else None,
             ref_logprobs=self._score(self._reference, prompt, batches) if self._reference and batches else None,
+            is_stale=policy_version is not None and group.policy_version < policy_version,
             num_loss_tokens=sum(len(r.token_ids) for r in group.valid_rollouts),
             num_forward_tokens=len(prompt) + sum(b.token_ids.numel() - len(b.token_ids) for b in batches),
         )
@@ -163,17 +176,17 @@ class Learner:
             chunk_tokens=self._section.head_chunk_tokens,
         )
 
-    def _accumulate(self, groups: Sequence[_LearnGroup]) -> list[TokenSums]:
-        """Gather the gradient of one update; one `TokenSums` per micro-batch."""
+    def _accumulate(self, groups: Sequence[_LearnGroup]) -> list[tuple[_LearnGroup, TokenSums]]:
+        """Gather the gradient of one update; one `TokenSums` per micro-batch, with its group."""
         num_loss_tokens = sum(group.num_loss_tokens for group in groups)
-        sums: list[TokenSums] = []
+        sums: list[tuple[_LearnGroup, TokenSums]] = []
         for group in groups:
             loss = self._group_loss(group, num_loss_tokens, sums)
             backward_group(self.model.base_model, group.prompt_token_ids, group.batches, loss)
         return sums
 
     def _group_loss(
-        self, group: _LearnGroup, num_loss_tokens: int, sums: list[TokenSums]
+        self, group: _LearnGroup, num_loss_tokens: int, sums: list[tuple[_LearnGroup, TokenSums]]
     ) -> Callable[[int, torch.Tensor], torch.Tensor]:
         def loss(i: int, hidden: torch.Tensor) -> torch.Tensor:
             batch = group.batches[i]
@@ -191,7 +204,7 @@ class Learner:
                 old_logprobs=group.old_logprobs[i] if group.old_logprobs else None,
                 ref_logprobs=group.ref_logprobs[i] if group.ref_logprobs else None,
             )
-            sums.append(token_sums)
+            sums.append((group, token_sums))
             return value
 
         return loss
@@ -205,29 +218,40 @@ class Learner:
         return norm
 
     def _metrics(
-        self, groups: Sequence[_LearnGroup], sums: list[TokenSums], norms: list[float], lr: float, num_skipped: int
+        self,
+        groups: Sequence[_LearnGroup],
+        sums: list[tuple[_LearnGroup, TokenSums]],
+        norms: list[float],
+        lr: float,
+        num_skipped: int,
     ) -> dict[str, float]:
         num_tokens = sum(group.num_loss_tokens for group in groups)
-        always = {"loss/num_tokens": float(num_tokens), "health/skipped_updates": float(num_skipped)}
+        metrics = {"loss/num_tokens": float(num_tokens), "health/skipped_updates": float(num_skipped)}
         if not sums:
-            return always
-        total = sums[0]
-        for more in sums[1:]:
-            total = total + more
-        metrics = {
+            return metrics
+        total = _total([token_sums for _, token_sums in sums])
+        metrics |= {
             "loss/policy": total.policy.item() / len(norms),
             "loss/clip_frac": total.clipped.item() / num_tokens,
             "policy/entropy": total.entropy.item() / num_tokens,
-            "policy/kl_sampler": total.sampler_k3.item() / num_tokens,
-            "policy/kl_sampler_k1": total.sampler_k1.item() / num_tokens,
-            "policy/kl_sampler_max": total.sampler_max.item(),
             "optim/grad_norm": sum(norms) / len(norms),
             "optim/lr": lr,
             "perf/learn_tokens": float(sum(group.num_forward_tokens for group in groups)),
         }
         if self._reference is not None:
             metrics["policy/kl_ref"] = total.ref_k3.item() / num_tokens
-        return always | metrics
+        num_stale = sum(group.num_loss_tokens for group in groups if group.is_stale)
+        if num_stale:
+            stale = _total([token_sums for group, token_sums in sums if group.is_stale])
+            metrics["policy/kl_stale"] = stale.sampler_k3.item() / num_stale
+        if num_tokens > num_stale:
+            fresh = _total([token_sums for group, token_sums in sums if not group.is_stale])
+            metrics |= {
+                "policy/kl_sampler": fresh.sampler_k3.item() / (num_tokens - num_stale),
+                "policy/kl_sampler_k1": fresh.sampler_k1.item() / (num_tokens - num_stale),
+                "policy/kl_sampler_max": fresh.sampler_max.item(),
+            }
+        return metrics
 
     def logprobs(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> list[float]:
         """Log-probability (temperature 1, nats) of each response token; for the probe after a weight sync."""
@@ -276,3 +300,7 @@ class Learner:
         self._optimizer.load(Path(folder))
         counters = json.loads((Path(folder) / _COUNTERS).read_text(encoding="utf-8"))
         self.num_updates, self.num_skipped_updates = counters["num_updates"], counters["num_skipped_updates"]
+
+
+def _total(sums: Sequence[TokenSums]) -> TokenSums:
+    return functools.reduce(operator.add, sums)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import ray
 
 from rl.cluster import Cluster
 from rl.config import DataSection, ModelSection, RolloutSection, RunConfig, StageSection
@@ -16,6 +15,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWa
 def test_an_engine_that_cannot_start_is_named_with_its_own_error(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    import ray  # after rl.cluster, which sets what ray reads when it is imported
+
     folder = str(tmp_path / "no-model")
     config = RunConfig(
         model=ModelSection(path=folder, dtype="float32"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import orjson
@@ -104,6 +105,14 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
     assert errors.count("\n") == 1
     assert told in errors
     assert not (tmp_path / "out.json").exists()
+
+
+def test_vllm_that_is_not_installed_is_the_machines_lack(
+    model: str, suite: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)  # Python's own mark for a package that cannot be imported
+    assert evaluate_to(tmp_path / "out.json", model, suite, "--engine", "vllm") == 3
+    assert capsys.readouterr().err.startswith("error: engine: 'vllm' is not installed here; install longreach[gpu]")
 
 
 def test_the_windows_of_the_suite_gain_one_for_what_lies_beyond(suite: str) -> None:

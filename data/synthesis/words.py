@@ -6,6 +6,8 @@ import random
 from functools import cache
 from typing import Literal
 
+from data.problem import DataError
+
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 _KEYS_BY_SPLIT: dict[Split, int] = {"train": 2000, "dev": 500, "test": 500}
@@ -39,12 +41,12 @@ def keys_of(split: Split, limit: int | None = None) -> tuple[str, ...]:
     """The first `limit` keys (None: all) that belong to a split; the splits share none.
 
     Raises:
-        ValueError: the split is unknown, or limit is below 1 or above what the split has.
+        DataError: the split is unknown, or limit is below 1 or above what the split has.
     """
     if split not in SPLITS:
-        raise ValueError(f"split: {split!r} is not one of {', '.join(SPLITS)}")
+        raise DataError(f"split: {split!r} is not one of {', '.join(SPLITS)}")
     start = sum(_KEYS_BY_SPLIT[s] for s in SPLITS[: SPLITS.index(split)])
     keys = _all_keys()[start : start + _KEYS_BY_SPLIT[split]]
     if limit is not None and not 1 <= limit <= len(keys):
-        raise ValueError(f"num_keys: {limit} is outside 1..{len(keys)}, the keys of split {split}")
+        raise DataError(f"num_keys: {limit} is outside 1..{len(keys)}, the keys of split {split}")
     return keys[:limit]

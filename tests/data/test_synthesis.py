@@ -166,7 +166,7 @@ def test_impossible_settings_are_refused(change: dict[str, object], message: str
 
 
 def test_num_keys_outside_the_split_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"num_keys: 501 is outside 1\.\.500"):
+    with pytest.raises(DataError, match=r"num_keys: 501 is outside 1\.\.500"):
         keys_of("test", 501)
 
 

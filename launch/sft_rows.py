@@ -114,8 +114,10 @@ def _conversation(row: Mapping[str, Any], place: str, template: PromptTemplate, 
             "content"
         ]
     if {"context", "question", "chain_of_thought", "final_answer"} <= row.keys():
-        text = {name: _text(row[name], place, name) for name in ("context", "question")}
-        problem = SourceProblem(**text, problem_id=place, task="", answers=("-",), answer_type="text")
+        context, question = (_text(row[name], place, name) for name in ("context", "question"))
+        problem = SourceProblem(
+            context=context, question=question, problem_id=place, task="", answers=("-",), answer_type="text"
+        )
         for name in ("chain_of_thought", "final_answer"):
             response = response.replace(f"{{{name}}}", _text(row[name], place, name))
         return render_messages(problem, template), response

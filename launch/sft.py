@@ -52,7 +52,7 @@ def train_sft(config: SftConfig) -> dict[str, Any]:
     trainer = _trainer(config, model, tokenizer, rows)
     trainer.train()
     summary = {
-        "config": config.model_dump(),
+        "config": config.model_dump(mode="json"),
         "num_rows": len(rows.prompts),
         "num_long_prompts": rows.num_long_prompts,
         "num_long_responses": rows.num_long_responses,

@@ -8,6 +8,7 @@ Of a conversation the last turn is trained, which must be the assistant's.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Messages = list[dict[str, str]]
 THINK = "<think>"
+_PLACEHOLDER = re.compile(r"\{(chain_of_thought|final_answer)\}")
 _FORMS = "write messages, prompt and completion, or context, question, chain_of_thought and final_answer"
 
 
@@ -118,8 +120,8 @@ def _conversation(row: Mapping[str, Any], place: str, template: PromptTemplate, 
         problem = SourceProblem(
             context=context, question=question, problem_id=place, task="", answers=("-",), answer_type="text"
         )
-        for name in ("chain_of_thought", "final_answer"):
-            response = response.replace(f"{{{name}}}", _text(row[name], place, name))
+        parts = {name: _text(row[name], place, name) for name in ("chain_of_thought", "final_answer")}
+        response = _PLACEHOLDER.sub(lambda match: parts[match[1]], response)
         return render_messages(problem, template), response
     raise DataError(f"{place}: seen columns {', '.join(row) or 'none'}; {_FORMS}")
 

@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 # Where the CPU build of torch comes from when the default index has only the CUDA one, for instance
-#   make setup TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
+#   make setup TORCH_ARGS="--index-url ADDRESS"
 TORCH_ARGS ?=
 # Extra arguments of pytest: make test PYTEST_ARGS="tests/rl -x"
 PYTEST_ARGS ?=

@@ -23,7 +23,7 @@ from launch.cli import EXIT_CONFIG, Flag, load_config, main
 from rl.config import Section
 from rl.run_folder import write_file
 
-CONFIGS = Path(__file__).with_name("configs")
+CONFIGS = Path(os.path.relpath(Path(__file__).with_name("configs")))
 SMALL = {
     "stages.0.steps": 2,
     "stages.1.steps": 2,
@@ -43,9 +43,9 @@ class DemoConfig(Section):
     """Of the base model, the data, SFT and RL."""
     windows: list[int] = Field(default_factory=lambda: [160, 320, 640, 1280, 1920])
     """Upper bounds of the prompt lengths in tokens: SFT's, the RL stages', and one beyond."""
-    num_sft: int = Field(default=3000, ge=1)
+    num_sft: int = Field(default=6000, ge=1)
     """Examples for SFT, all in the first window."""
-    num_train: int = Field(default=1500, ge=1)
+    num_train: int = Field(default=1600, ge=1)
     """RL problems per trained window."""
     num_test: int = Field(default=200, ge=1)
     """Held-out problems per window, whose keys no training problem has."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from rl.config import RunConfig
-from rl.rollout.collect import Collected
 
 
 class ScoringUnavailable(RuntimeError):
@@ -32,6 +31,10 @@ class Health:
     stop_requested: threading.Event = field(default_factory=threading.Event)
     """Set by SIGTERM."""
 
+    def observe(self, invalid_frac: float, *, max_invalid_frac: float) -> None:
+        """Count a step; one whose share of invalid scores is within the bound starts the count again."""
+        self.failed_rounds = self.failed_rounds + 1 if invalid_frac > max_invalid_frac else 0
+
     def listen(self) -> None:
         """Turn SIGTERM into a request that the loop honours at the end of the step."""
         signal.signal(signal.SIGTERM, self._on_term)
@@ -40,19 +43,15 @@ class Health:
         self.stop_requested.set()
 
 
-def check_invalid_scores(health: Health, batch: Collected, config: RunConfig) -> None:
-    """Count steps in a row with too few valid scores, and end the run past the bound.
+def check_invalid_scores(health: Health, config: RunConfig) -> None:
+    """End the run when scores have been missing for too long.
 
     Raises:
         ScoringUnavailable: run.max_failed_rounds steps in a row were over reward.max_invalid_frac.
     """
-    if batch.invalid_frac <= config.reward.max_invalid_frac:
-        health.failed_rounds = 0
-        return
-    health.failed_rounds += 1
     if health.failed_rounds >= config.run.max_failed_rounds:
         raise ScoringUnavailable(
-            f"{batch.invalid_frac:.0%} of the rollouts had no valid score, over reward.max_invalid_frac "
-            f"{config.reward.max_invalid_frac:.0%} for {health.failed_rounds} steps in a row; check the judge at "
-            f"{config.reward.judge_url or '(none configured)'} and resume with --resume auto"
+            f"over {config.reward.max_invalid_frac:.0%} of the rollouts (reward.max_invalid_frac) had no valid score for "
+            f"{health.failed_rounds} steps in a row; check the judge at {config.reward.judge_url or '(none configured)'} "
+            "and go on with --resume auto"
         )

@@ -44,6 +44,7 @@ from rl.run_folder import (
 )
 from rl.types import RolloutGroup
 
+PROJECT = Path(__file__).resolve().parent
 START = "sft"
 """The start model's name among the evaluated checkpoints."""
 
@@ -161,6 +162,7 @@ class Run:
         seconds = time.monotonic() - started
         num_tokens = sum(len(g.prompt_token_ids) + sum(len(r.token_ids) for r in g.rollouts) for g in batch.groups)
         self.log.log(self.step, metrics | {"time/step_s": seconds, "perf/tokens_per_s": num_tokens / seconds})
+        self.health.observe(batch.invalid_frac, max_invalid_frac=self.config.reward.max_invalid_frac)
         stopping = self.health.stop_requested.is_set()
         if stage_ended or stopping or self.step % self.config.run.checkpoint_every == 0:
             self.checkpoint(protect=stage_ended)
@@ -223,7 +225,7 @@ class Run:
             self.folder,
             wall_s=self.wall_s + time.monotonic() - self.opened_at,
             seed=self.config.run.seed,
-            commit=git_commit(Path.cwd()),
+            commit=git_commit(PROJECT),
             versions=installed_versions(),
             num_problems={
                 str(stage.high): sum(stage.low < p.num_prompt_tokens <= stage.high for p in self.inputs.train)
@@ -303,7 +305,7 @@ def _prepare_folder(folder: Path, config: RunConfig, *, resume: bool) -> Found:
     found = find_latest(folder)
     if found.message:
         print(found.message, flush=True)
-    meta = {"versions": installed_versions(), "commit": git_commit(Path.cwd()), "pid": os.getpid()}
+    meta = {"versions": installed_versions(), "commit": git_commit(PROJECT), "pid": os.getpid()}
     write_config(folder, config.model_dump(), meta)
     return found
 

@@ -39,4 +39,4 @@ def train(run: Run) -> None:
         times = {"time/rollout_s": sampled - started, "time/learn_s": learned_at - sampled}
         metrics = batch.metrics | learned | synced | run.curriculum.metrics() | times
         run.finish_step(stage, batch, advantages, metrics, started)
-        check_invalid_scores(run.health, batch, run.config)
+        check_invalid_scores(run.health, run.config)

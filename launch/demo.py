@@ -45,7 +45,7 @@ class DemoConfig(Section):
     """Upper bounds of the prompt lengths in tokens: SFT's, the RL stages', and one beyond."""
     num_sft: int = Field(default=6000, ge=1)
     """Examples for SFT, all in the first window."""
-    num_train: int = Field(default=1600, ge=1)
+    num_train: int = Field(default=2200, ge=1)
     """RL problems per trained window."""
     num_test: int = Field(default=200, ge=1)
     """Held-out problems per window, whose keys no training problem has."""

@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 from launch.cli import ConfigError, load_config, main
 from launch.sft_config import SftConfig
 
+SUMMARY = "sft.json"
+"""Written beside the model; only a folder that holds one is ever replaced."""
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import SFTConfig, SFTTrainer
@@ -41,7 +44,7 @@ def train_sft(config: SftConfig) -> dict[str, Any]:
     started = time.monotonic()
     torch.set_num_threads(config.train.threads or len(os.sched_getaffinity(0)))
     set_seed(config.train.seed)
-    model, tokenizer = _load(config)
+    tokenizer = _load_tokenizer(config)
     rows = read_sft_rows(tokenizer, config.data)
     print(
         f"sft: {len(rows.prompts)} rows; dropped {rows.num_long_prompts} with prompts above "
@@ -49,7 +52,7 @@ def train_sft(config: SftConfig) -> dict[str, Any]:
         f"{config.data.max_response_tokens}",
         flush=True,
     )
-    trainer = _trainer(config, model, tokenizer, rows)
+    trainer = _trainer(config, _load_model(config, tokenizer), tokenizer, rows)
     trainer.train()
     summary = {
         "config": config.model_dump(mode="json"),
@@ -65,26 +68,40 @@ def train_sft(config: SftConfig) -> dict[str, Any]:
     return summary
 
 
-def _load(config: SftConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_tokenizer(config: SftConfig) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.model.path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise _unloadable(config.model.path, error) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _load_model(config: SftConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     path = config.model.path
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, config.model.dtype))
+        # float32 whatever it computes in: at a rate of 5e-6 an update is far below bfloat16's spacing and would vanish.
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"model.path: {path!r} cannot be loaded ({reason}); name a folder or hub id") from error
-    rows_of_embedding = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows_of_embedding:
+        raise _unloadable(path, error) from error
+    num_embeddings = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > num_embeddings:
         raise ConfigError(
-            f"model.path: {path!r}: its tokenizer has {len(tokenizer)} tokens, its embedding {rows_of_embedding}; "
+            f"model.path: {path!r}: its tokenizer has {len(tokenizer)} tokens, its embedding {num_embeddings}; "
             "name a model with its own tokenizer"
         )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
+    return model
+
+
+def _unloadable(path: str, error: Exception) -> ConfigError:
+    reason = str(error).strip().splitlines()[0]
+    return ConfigError(f"model.path: {path!r} cannot be loaded ({reason}); name a folder or hub id")
 
 
 def _trainer(
@@ -145,7 +162,7 @@ def _arguments(config: SftConfig) -> SFTConfig:
         adam_beta2=train.betas[1],
         max_grad_norm=train.max_grad_norm,
         gradient_checkpointing=train.gradient_checkpointing,
-        bf16=False,  # parameters already have model.dtype
+        bf16=config.model.dtype == "bfloat16",  # autocast; parameters and moments stay float32
         max_length=None,
         packing=False,
         train_sampling_strategy="group_by_length",
@@ -169,7 +186,7 @@ def _save(trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase, out: Path, su
     temporary = out.with_name(f".tmp-{out.name}.{os.getpid()}")
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
-    (temporary / "sft.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    (temporary / SUMMARY).write_text(json.dumps(summary, indent=2), encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     temporary.rename(out)
     shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
@@ -178,6 +195,9 @@ def _save(trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase, out: Path, su
 def run(argv: Sequence[str]) -> int:
     """Train, and say where the model is."""
     config = load_config(SftConfig, argv, prog="python -m launch.sft").config
+    out = Path(config.model.out)
+    if out.exists() and not (out / SUMMARY).exists():
+        raise ConfigError(f"model.out: {out} exists and is no model that launch.sft wrote; name another folder")
     summary = train_sft(config)
     print(f"sft model: {config.model.out} ({summary['seconds']:.0f} s)")
     return 0

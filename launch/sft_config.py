@@ -16,7 +16,7 @@ class SftModelSection(Section):
     out: str = ""
     """Folder that the trained model is written to, in Hugging Face form, when training ends."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Parameters' type; float32 on CPU."""
+    """Type of the computation; parameters and AdamW's moments are float32, and so is the saved model."""
     device: Literal["auto", "cpu"] = "auto"
     """auto takes CUDA when there is one."""
 

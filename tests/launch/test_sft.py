@@ -221,3 +221,12 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(base, tmp_path) -> Non
 @pytest.mark.parametrize("name", ["demo_sft", "sft_r1_distill_1_5b"])
 def test_the_shipped_configurations_are_valid(name) -> None:
     load_config(SftConfig, [str(CONFIGS / f"{name}.toml")], prog="python -m launch.sft")
+
+
+def test_a_folder_that_is_no_sft_model_is_not_replaced(tmp_path, capsys) -> None:
+    out = tmp_path / "precious"
+    out.mkdir()
+    words = ["--model.path", "m", "--model.out", str(out), "--data.train", "d.jsonl"]
+    assert exit_code(run, words) == 2
+    assert f"model.out: {out} exists" in capsys.readouterr().err
+    assert out.is_dir()

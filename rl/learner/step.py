@@ -134,7 +134,9 @@ class Learner:
             norms.append(self._update(lr))
         return self._metrics(ready, sums, norms, lr, self.num_skipped_updates - skipped_before)
 
-    def _learn_group(self, group: RolloutGroup, advantages: Sequence[float], policy_version: int | None) -> _LearnGroup:
+    def _learn_group(
+        self, group: RolloutGroup, advantages: Sequence[float], policy_version: int | None = None
+    ) -> _LearnGroup:
         try:
             batches = micro_batches(
                 group.valid_rollouts, advantages, self._section.micro_batch_tokens, device=self._device

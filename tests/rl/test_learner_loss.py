@@ -182,7 +182,7 @@ def test_loss_and_gradient_equal_trl_dapo_with_clip_importance_weights_and_kl(tm
     ready = []
     for g, a, o, r in zip(groups, advantages, old, reference, strict=True):
         ready.append(dataclasses.replace(ours._learn_group(g, a), old_logprobs=flat(g, o), ref_logprobs=flat(g, r)))
-    sums = ours._accumulate(ready)
+    sums = [token_sums for _, token_sums in ours._accumulate(ready)]
     total = sum(s.policy + 0.05 * s.ref_k3 / num_loss_tokens for s in sums)
     assert sum(s.clipped for s in sums) > 0
     assert total.item() == pytest.approx(expected.item(), rel=1e-5)

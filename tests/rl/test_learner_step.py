@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -74,6 +75,20 @@ def test_metrics_are_those_of_the_whole_step(model_path: str) -> None:
     # Prompts once: 17 + 3 + 30. Rows of at most 12 tokens, each without its last position:
     # 9 | 7 | 5 1; 6 2; 11 | 4 4.
     assert metrics["perf/learn_tokens"] == 50 + 8 + 6 + 2 * 4 + 2 * 5 + 10 + 2 * 3
+
+
+def test_groups_of_older_weights_do_not_count_as_mismatch_of_the_two_engines(model_path: str) -> None:
+    fresh = dataclasses.replace(group(10, [4, 4], seed=1), policy_version=3)
+    stale = dataclasses.replace(group(10, [4, 4], seed=2, sampling_logprob=-9.0), policy_version=2)
+    advantages = [[1.0, -1.0], [1.0, -1.0]]
+    alone = learner(model_path).step([fresh], advantages[:1], lr=0.0, policy_version=3)
+    both = learner(model_path).step([fresh, stale], advantages, lr=0.0, policy_version=3)
+    for name in ("policy/kl_sampler", "policy/kl_sampler_k1", "policy/kl_sampler_max"):
+        assert both[name] == pytest.approx(alone[name], rel=1e-5)
+    assert "policy/kl_stale" not in alone
+    assert both["policy/kl_stale"] > both["policy/kl_sampler"]
+    only_stale = learner(model_path).step([stale], advantages[:1], lr=0.0, policy_version=3)
+    assert "policy/kl_sampler" not in only_stale
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class DemoConfig(Section):
     """Folder of everything the demo makes."""
     seed: int = Field(default=0, ge=0)
     """Of the base model, the data, SFT and RL."""
-    windows: list[int] = Field(default_factory=lambda: [160, 320, 640, 960, 1280])
+    windows: list[int] = Field(default_factory=lambda: [160, 320, 480, 640, 800])
     """Upper bounds of the prompt lengths in tokens: SFT's, the RL stages', and one beyond."""
     num_sft: int = Field(default=6000, ge=1)
     """Examples for SFT, all in the first window."""

@@ -14,7 +14,7 @@ from rl.metrics import read_metrics
 from rl.rollout_log import read_rollouts, rollout_files
 from rl.run_folder import read_config
 
-WINDOWS = ["160", "320", "640", "960", "1280"]
+WINDOWS = ["160", "320", "480", "640", "800"]
 
 
 @pytest.fixture(scope="module")

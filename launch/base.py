@@ -50,10 +50,12 @@ class BaseConfig(Section):
     """Folder that the model is written to."""
     seed: int = Field(default=0, ge=0)
     """Of the weights and of the training data."""
-    vocab_size: int = Field(default=2048, ge=600)
+    vocab_size: int = Field(default=2816, ge=600)
     """Tokens, markers included."""
-    keys_per_split: int = Field(default=160, ge=1)
-    """Keys of each split (train, dev, test) that become one token each."""
+    train_keys: int = Field(default=480, ge=1)
+    """Keys of the train split that become one token each."""
+    held_out_keys: int = Field(default=160, ge=1)
+    """The same for the dev split and for the test split."""
     hidden_size: int = Field(default=128, ge=32)
     """Width."""
     layers: int = Field(default=3, ge=2)
@@ -118,16 +120,20 @@ def train_tokenizer(config: BaseConfig) -> Qwen2Tokenizer:
     from transformers import AddedToken, Qwen2Tokenizer
 
     start = Qwen2Tokenizer(eos_token=END, pad_token="<|endoftext|>")
-    tokenizer = start.train_new_from_iterator(_texts(config.keys_per_split), config.vocab_size - 5, show_progress=False)
+    tokenizer = start.train_new_from_iterator(_texts(config), config.vocab_size - 5, show_progress=False)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     tokenizer.add_tokens([AddedToken(tag, special=False) for tag in ("<think>", "</think>")])
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 
-def _texts(keys_per_split: int) -> Iterator[str]:
+def _texts(config: BaseConfig) -> Iterator[str]:
     yield from builtin_corpus().sentences
-    keys = [key for split in SPLITS for key in keys_of(split, keys_per_split)]
+    keys = [
+        key
+        for split in SPLITS
+        for key in keys_of(split, config.train_keys if split == "train" else config.held_out_keys)
+    ]
     for word in [*keys, *CITIES, *PHRASES.split()]:
         yield f" {word}" * WORD_REPEATS
     yield "\n".join(FIRST_WORDS * WORD_REPEATS)

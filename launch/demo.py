@@ -53,8 +53,10 @@ class DemoConfig(Section):
     """Synthetic task: chain needs two facts that lie apart."""
     num_facts: int = Field(default=8, ge=2)
     """Facts planted in a document, the two needed ones included."""
-    num_keys: int = Field(default=160, ge=8)
-    """Keys in use per split."""
+    num_train_keys: int = Field(default=480, ge=8)
+    """Keys in use in training; with few of them the model learns the names instead of looking them up."""
+    num_test_keys: int = Field(default=160, ge=8)
+    """Keys in use in the held-out problems."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -111,7 +113,7 @@ def make_data(config: DemoConfig) -> float:
             corpus=corpus,
             count_tokens=lambda problem: count_prompt_tokens(tokenizer, [problem], template)[0],
             num_facts=config.num_facts,
-            num_keys=config.num_keys,
+            num_keys=config.num_train_keys if split == "train" else config.num_test_keys,
         )
         return list(made)
 

@@ -31,7 +31,7 @@ CONFIGS = Path(__file__).parents[2] / "launch" / "configs"
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    small = {"hidden_size": 32, "layers": 2, "heads": 2, "steps": 1, "threads": 1, "keys_per_split": 8}
+    small = {"hidden_size": 32, "layers": 2, "heads": 2, "steps": 1, "threads": 1, "train_keys": 8, "held_out_keys": 8}
     return str(make_base(BaseConfig(out=str(tmp_path_factory.mktemp("sft") / "base"), **small))[0])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from curricula.index import ProblemIndex
 from curricula.stage import Stage
+from data.problem import DataError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,16 +33,16 @@ def refuse_other_run(
 
     windows: those of the stages that the state has begun, as they are now.
 
-    Raises: ValueError, when going on would not be the same run, naming the first difference.
+    Raises: DataError, when going on would not be the same run, naming the first difference.
     """
     for name, now in (("seed", seed), ("task_balanced", task_balanced)):
         if state[name] != now:
-            raise ValueError(
+            raise DataError(
                 f"curriculum: the checkpoint has {name}={state[name]}, the configuration {now}; use the former"
             )
     num_begun = len(state["stages"])
     if num_begun > len(stages):
-        raise ValueError(
+        raise DataError(
             f"curriculum: the checkpoint is in stage {num_begun - 1}, the configuration ends with stage {len(stages) - 1}; "
             "give it the stages the checkpoint has"
         )
@@ -59,12 +60,12 @@ def _refuse_other_stage(then: Mapping[str, Any], now: Stage, steps_in_progress: 
         seen = asdict(now)[field]
         if seen != then[field]:
             part = "over" if steps_in_progress is None else "in progress"
-            raise ValueError(
+            raise DataError(
                 f"curriculum: stage {now.index} is {part} in the checkpoint with {field}={then[field]}, the configuration "
                 f"has {seen}; restore it or start a new run"
             )
     if steps_in_progress is not None and steps_in_progress > now.steps:
-        raise ValueError(
+        raise DataError(
             f"curriculum: the checkpoint has done {steps_in_progress} steps of stage {now.index}, the configuration allows "
             f"{now.steps}; raise stages.{now.index}.steps"
         )
@@ -77,7 +78,7 @@ def _refuse_other_window(then: WindowIdentity, now: WindowIdentity, stage: Stage
         difference = f"{then.num_problems} problems in the checkpoint and {now.num_problems} in the data"
     else:
         difference = f"{now.num_problems} problems as in the checkpoint, but other ids, token counts, tasks or order"
-    raise ValueError(
+    raise DataError(
         f"curriculum: the window ({stage.low}, {stage.high}] of stage {stage.index} has {difference}; only later stages may "
         "get new data: use the former data or start a new run"
     )

@@ -16,6 +16,12 @@ from safetensors.torch import load_file, save_file
 _PARAMETERS, _MOMENTS = "parameters.safetensors", "optimizer.safetensors"
 
 
+class OtherModel(ValueError):
+    """A saved state that belongs to a model with other parameters."""
+
+    exit_code = 2
+
+
 class Optimizer:
     """One update from gathered gradients, clipped by global norm; a non-finite norm changes nothing."""
 
@@ -68,14 +74,14 @@ class Optimizer:
         """Take back what `save` wrote, bit for bit.
 
         Raises:
-            ValueError: the files' parameters are not this model's, by name or shape.
+            OtherModel: the files' parameters are not this model's, by name or shape.
         """
         saved, state = load_file(folder / _PARAMETERS), load_file(folder / _MOMENTS)
         ours = {name: tuple(p.shape) for name, p in self._masters.items()}
         theirs = {name: tuple(p.shape) for name, p in saved.items()}
         if ours != theirs:
             name = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))[0]
-            raise ValueError(
+            raise OtherModel(
                 f"{folder / _PARAMETERS}: parameter {name!r} has shape {theirs.get(name)}, the model needs {ours.get(name)}; "
                 "resume with the model.path the checkpoint was made with"
             )

@@ -10,6 +10,9 @@ from pathlib import Path
 import orjson
 import pytest
 
+from launch.cli import load_config
+from launch.demo import CONFIGS
+from rl.config import RunConfig
 from rl.metrics import read_metrics
 from rl.rollout_log import read_rollouts, rollout_files
 from rl.run_folder import read_config
@@ -72,3 +75,23 @@ def test_a_finished_demo_is_not_written_over(demo: tuple[Path, str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "holds a finished demo" in done.stderr
+
+
+def test_the_control_costs_what_the_demo_costs_and_sees_the_longest_window_alone() -> None:
+    demo, control = (_shipped(name) for name in ("demo", "demo_control"))
+    rates = [[stage.lr or c.learner.lr for stage in c.stages for _ in range(stage.steps)] for c in (demo, control)]
+    assert rates[0] == rates[1]
+    assert demo.curriculum == control.curriculum
+    assert demo.curriculum.max_refill_rounds == 0
+    assert (demo.model, demo.data, demo.rollout) == (control.model, control.data, control.rollout)
+    assert {control.window(i) for i in range(len(control.stages))} == {demo.window(len(demo.stages) - 1)}
+
+
+def test_the_papers_preset_has_the_papers_windows() -> None:
+    config = _shipped("qwenlong_l1_14b")
+    assert [config.window(i) for i in range(2)] == [(0, 20_000), (20_000, 60_000)]
+    assert (config.curriculum.problems_per_step, config.curriculum.group_size, config.learner.lr) == (128, 8, 2e-6)
+
+
+def _shipped(name: str) -> RunConfig:
+    return load_config(RunConfig, [str(CONFIGS / f"{name}.toml")], prog="python -m launch.rl").config

@@ -220,7 +220,8 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(base, tmp_path) -> Non
 
 @pytest.mark.parametrize("name", ["demo_sft", "sft_r1_distill_1_5b"])
 def test_the_shipped_configurations_are_valid(name) -> None:
-    load_config(SftConfig, [str(CONFIGS / f"{name}.toml")], prog="python -m launch.sft")
+    config = load_config(SftConfig, [str(CONFIGS / f"{name}.toml")], prog="python -m launch.sft").config
+    assert config.data.max_prompt_tokens in (160, 20_000)  # the first window of the RL configuration that follows
 
 
 def test_a_folder_that_is_no_sft_model_is_not_replaced(tmp_path, capsys) -> None:

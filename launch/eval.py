@@ -126,7 +126,7 @@ def answer(config: EvalConfig, suite: PreparedSet, chosen: Mapping[int, Sequence
     """Start the engine, ask it, score what it says, and stop it again."""
     from data.prompts import opens_thinking, render_prompt_ids
     from rewards.hybrid import HybridScorer
-    from rewards.pool import ScorerConfig, build_scorer
+    from rewards.service import ScorerConfig, build_scorer
     from rl.inputs import load_model_config, load_tokenizer
 
     tokenizer = load_tokenizer(config.model)

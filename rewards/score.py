@@ -19,7 +19,7 @@ import orjson
 
 from data.problem import ANSWER_TYPES, DataError, Question
 from rewards.hybrid import HybridScorer
-from rewards.pool import ScorerConfig, build_scorer
+from rewards.service import ScorerConfig, build_scorer
 from rewards.types import Scorer
 
 BATCH_ROWS = 256

@@ -27,7 +27,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from data.problem import Question
-from rewards.pool import ScorerConfig, build_scorer
+from rewards.service import ScorerConfig, build_scorer
 from rewards.types import Score
 from rl.config import RolloutSection, RunConfig
 from rl.rollout.choose import build_engine, engine_name

@@ -17,7 +17,7 @@ from data.prepare import PreparedSet, load_prepared, tokenizer_fingerprint
 from data.problem import DataError, Problem
 from data.prompts import PromptTemplate, cut_middle, render_prompt_ids
 from rewards.hybrid import HybridScorer
-from rewards.pool import ScorerConfig, build_scorer
+from rewards.service import ScorerConfig, build_scorer
 from rl.config import RewardSection, RunConfig
 from rl.rollout.choose import engine_name
 from rl.run_folder import SAFE_NAME

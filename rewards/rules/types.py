@@ -15,9 +15,9 @@ class RuleVerdict:
     """The answer could be read as the type it should have; an unreadable one is wrong for no value of the gold."""
     reason: str
     """For people: what was read and what it was compared with."""
+    is_one_answer: bool = True
+    """False for several candidates, a denial, or words addressed to the judge: value 0, and no judge is asked."""
 
     def __post_init__(self) -> None:
-        if self.accepted and not self.readable:
-            raise ValueError(
-                f"RuleVerdict: accepted but not readable ({self.reason}); a rule accepts only what it read"
-            )
+        if self.accepted and not (self.readable and self.is_one_answer):
+            raise ValueError(f"RuleVerdict: accepted, but not readable as one answer ({self.reason})")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from data.problem import SourceProblem
 from rewards.hybrid import HybridScorer, RuleScorer
 from rewards.judge import JudgeClient, JudgePolicy
-from rewards.pool import ScorerConfig, ScoringPool, build_scorer
+from rewards.service import ScorerConfig, build_scorer
 from tests.rewards.cases import ask
 from tests.rewards.judge_server import JudgeServer, judge_server
 
@@ -77,34 +76,3 @@ def test_a_thought_left_open_has_no_answer_where_the_prompt_opened_it() -> None:
 def test_half_a_judge_is_refused(config: ScorerConfig) -> None:
     with pytest.raises(ValueError, match="judge"):
         build_scorer(config)
-
-
-def test_a_pool_gives_the_same_scores_in_the_same_order_and_outlives_its_workers() -> None:
-    problem = SourceProblem(
-        question="Who?", answers=("Barack Obama",), answer_type="text", problem_id="p", task="t", context="x" * 10_000
-    )
-    items = [(OBAMA, f"the answer is {i}") if i % 3 else (problem, RIGHT) for i in range(31)]
-    pool = ScoringPool(ScorerConfig(), workers=2)
-    try:
-        assert pool.score(items) == RuleScorer().score(items)
-        assert pool.score([]) == []
-        for process in list(pool._executor._processes.values()):
-            process.kill()
-            process.join()
-        lost = pool.score(items)
-        assert {(s.value, s.status) for s in lost} <= {(None, "infra_error")}
-        assert pool.score(items) == RuleScorer().score(items)
-    finally:
-        pool.close()
-
-
-def test_a_pool_shares_the_judge_among_its_workers() -> None:
-    with judge_server("slow") as server:
-        config = ScorerConfig(judge_url=server.url, judge_model="judge", judge_concurrency=4)
-        pool = ScoringPool(config, workers=2)
-        try:
-            scores = pool.score([(OBAMA, f"the answer is number {i}") for i in range(24)])
-        finally:
-            pool.close()
-    assert [(s.value, s.source) for s in scores] == [(1.0, "judge")] * 24
-    assert server.most_in_flight <= 4

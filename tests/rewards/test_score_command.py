@@ -111,7 +111,7 @@ def test_rows_stream_out_before_the_input_ends() -> None:
 
 def test_importing_the_rewards_is_light() -> None:
     code = (
-        "import sys, time; start = time.process_time(); import rewards.pool, rewards.judge, rewards.score;"
+        "import sys, time; start = time.process_time(); import rewards.service, rewards.judge, rewards.score;"
         "took = time.process_time() - start;"
         "print(took, *sorted({'openai', 'tenacity', 'torch', 'ray', 'vllm', 'pydantic'} & set(sys.modules)))"
     )

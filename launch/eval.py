@@ -125,7 +125,6 @@ def by_window(suite: PreparedSet, config: EvalConfig) -> dict[int, tuple[Problem
 def answer(config: EvalConfig, suite: PreparedSet, chosen: Mapping[int, Sequence[Problem]]) -> EvaluationResult:
     """Start the engine, ask it, score what it says, and stop it again."""
     from data.prompts import opens_thinking, render_prompt_ids
-    from rewards.hybrid import HybridScorer
     from rewards.service import ScorerConfig, build_scorer
     from rl.inputs import load_model_config, load_tokenizer
 
@@ -167,8 +166,7 @@ def answer(config: EvalConfig, suite: PreparedSet, chosen: Mapping[int, Sequence
         )
     finally:
         engine.close()
-        if isinstance(scorer, HybridScorer):
-            scorer.close()
+        scorer.close()
 
 
 def start_engine(config: EvalConfig, max_model_len: int) -> Engine:

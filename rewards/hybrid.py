@@ -1,21 +1,32 @@
 """The two scorers: the rule alone, and r = max(rule, judge) (QwenLong-L1, arXiv 2505.17667, equation 14).
 
-The judge is asked only where there is an answer and the rule did not accept it, once per different
-(question, answer) in a batch. What the judge could not settle is unknown (`value` None), never 0.
+The judge is asked only where there is one answer and the rule did not accept it. What the judge could not settle is
+unknown (`value` None), never 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from data.problem import Question
 from rewards.extraction import extract_answer
+from rewards.judge_case import judge_case
 from rewards.rules import judge_by_rule
 from rewards.types import Score
 
 if TYPE_CHECKING:
-    from rewards.judge import JudgeClient
+    from rewards.judge import Judge
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ruled:
+    """What the rule says about one response, and whether that is the last word."""
+
+    score: Score
+    open: bool
+    """There is one answer, and the rule did not accept it: a judge may be asked."""
 
 
 class RuleScorer:
@@ -26,47 +37,64 @@ class RuleScorer:
         self._require_closed_think = require_closed_think
 
     def score(self, items: Sequence[tuple[Question, str]]) -> list[Score]:
+        """See `Scorer.score`."""
+        return [ruled.score for ruled in self.verdicts(items)]
+
+    def verdicts(self, items: Sequence[tuple[Question, str]]) -> list[Ruled]:
+        """The rule's score of each item, in order, and whether a judge may be asked."""
         return [self._score_one(question, response) for question, response in items]
 
-    def _score_one(self, question: Question, response: str) -> Score:
+    def metrics(self) -> dict[str, float]:
+        """See `Scorer.metrics`."""
+        return {}
+
+    def close(self) -> None:
+        """See `Scorer.close`."""
+
+    def _score_one(self, question: Question, response: str) -> Ruled:
         found = extract_answer(response, thinking=self._require_closed_think)
         if found.answer is None:
-            return Score(value=0.0, status="ok", source="rule", answer=None, reason=f"no answer: {found.how}")
+            none = Score(value=0.0, status="ok", source="rule", answer=None, reason=f"no answer: {found.how}")
+            return Ruled(score=none, open=False)
         answer, verdict = found.answer, judge_by_rule(found.answer, question)
         if found.uncut and not verdict.accepted and question.answer_type == "text":
             whole = judge_by_rule(found.uncut, question)
             answer, verdict = (found.uncut, whole) if whole.accepted else (answer, verdict)
         reason = f"{verdict.reason} (read {found.how})"
-        return Score(value=float(verdict.accepted), status="ok", source="rule", answer=answer, reason=reason)
+        score = Score(value=float(verdict.accepted), status="ok", source="rule", answer=answer, reason=reason)
+        return Ruled(score=score, open=not verdict.accepted and verdict.is_one_answer)
 
 
 class HybridScorer:
     """max(rule, judge): a rule's 1 stands whatever the judge does; a rule's 0 is the judge's to confirm."""
 
-    def __init__(self, judge: JudgeClient, *, require_closed_think: bool = False) -> None:
-        self._rule = RuleScorer(require_closed_think=require_closed_think)
+    def __init__(self, rule: RuleScorer, judge: Judge) -> None:
+        self._rule = rule
         self._judge = judge
 
     def score(self, items: Sequence[tuple[Question, str]]) -> list[Score]:
-        scores = self._rule.score(items)
-        open_cases: dict[tuple[str, tuple[str, ...], str], list[int]] = {}
-        for i, ((question, _), score) in enumerate(zip(items, scores, strict=True)):
-            if score.value == 0.0 and score.answer is not None:
-                open_cases.setdefault((question.question, question.answers, score.answer), []).append(i)
-        replies = self._judge.ask([(items[at[0]][0], answer) for (_, _, answer), at in open_cases.items()])
-        for at, reply in zip(open_cases.values(), replies, strict=True):
-            for i in at:
-                scores[i] = Score(
-                    value=None if reply.same is None else float(reply.same),
-                    status=reply.status,
-                    source="judge",
-                    answer=scores[i].answer,
-                    reason=f"judge: {reply.detail}; {scores[i].reason}",
-                    latency_s=reply.latency_s,
-                    attempts=reply.attempts,
-                )
+        """See `Scorer.score`."""
+        ruled = self._rule.verdicts(items)
+        scores = [one.score for one in ruled]
+        asked = [i for i, one in enumerate(ruled) if one.open]
+        replies = self._judge.decide([judge_case(items[i][0], scores[i].answer or "") for i in asked])
+        for i, reply in zip(asked, replies, strict=True):
+            scores[i] = Score(
+                value=None if reply.same is None else float(reply.same),
+                status=reply.status,
+                source="cache" if reply.cached else "judge",
+                answer=scores[i].answer,
+                reason=f"judge: {reply.detail}; {scores[i].reason}",
+                latency_s=reply.latency_s,
+                attempts=reply.attempts,
+            )
         return scores
 
+    def metrics(self) -> dict[str, float]:
+        """See `Scorer.metrics`."""
+        return self._rule.metrics() | self._judge.metrics()
+
     def close(self) -> None:
-        """Ends the judge's connections and its thread; the scorer cannot be used afterwards."""
+        """See `Scorer.close`."""
+        self._rule.close()
         self._judge.close()

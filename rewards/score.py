@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 import orjson
 
 from data.problem import ANSWER_TYPES, DataError, Question
-from rewards.hybrid import HybridScorer
 from rewards.service import ScorerConfig, build_scorer
 from rewards.types import Scorer
 
@@ -46,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     finally:
-        if isinstance(scorer, HybridScorer):
-            scorer.close()
+        scorer.close()
     return 0
 
 

@@ -40,3 +40,9 @@ class Scorer(Protocol):
     """Scores a batch; the result has one `Score` per item, in order. Never raises for a bad response."""
 
     def score(self, items: Sequence[tuple[Question, str]]) -> list[Score]: ...
+
+    def metrics(self) -> dict[str, float]:
+        """How the scorer is doing: counts since its start (`area/num_...`) and states now; {} where there is nothing to say."""
+
+    def close(self) -> None:
+        """Ends connections, threads and processes; the scorer cannot be used afterwards. Safe to call again."""

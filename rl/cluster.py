@@ -27,6 +27,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from data.problem import Question
+from rewards.metrics import merged
 from rewards.service import ScorerConfig, build_scorer
 from rewards.types import Score
 from rl.config import RolloutSection, RunConfig
@@ -40,6 +41,8 @@ PROJECT_ROOT = Path(__file__).resolve().parents[1]
 CALL_RETRIES = 3
 """Times a call is made again after its process died, before the run gives up on it."""
 PLACEMENT_TIMEOUT_S = 120.0
+JUDGE_CACHE = "judge_cache.sqlite"
+"""In the run's folder: verdicts already given."""
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 """Requests and completions are lists of integers: megabytes, also at 60K tokens."""
 
@@ -93,6 +96,9 @@ class ScoringWorker:
 
     def score(self, items: Sequence[tuple[Question, str]]) -> list[Score]:
         return self._scorer.score(items)
+
+    def metrics(self) -> dict[str, float]:
+        return self._scorer.metrics()
 
 
 class RolloutPool:
@@ -203,6 +209,14 @@ class ScoringPool:
             scores[i::num_workers] = self._part(ref, i, part)
         return scores
 
+    def metrics(self) -> dict[str, float]:
+        """See `Scorer.metrics`: of all workers that answer."""
+        refs = [actor.metrics.remote() for actor in self._actors]
+        return merged([one for ref in refs if (one := _unless_dead(ref)) is not None])
+
+    def close(self) -> None:
+        """See `Scorer.close`; the cluster ends the workers."""
+
     def _part(self, ref: Any, worker: int, items: list[tuple[Question, str]]) -> list[Score]:
         try:
             result: list[Score] = ray.get(ref)
@@ -212,7 +226,29 @@ class ScoringPool:
         return result
 
 
+def _unless_dead(ref: Any) -> dict[str, float] | None:
+    try:
+        metrics: dict[str, float] = ray.get(ref)
+    except RayActorError:
+        return None
+    return metrics
+
+
 _UNSCORED = Score(value=None, status="infra_error", source="rule", answer=None, reason="not scored")
+
+
+def scorer_config(config: RunConfig, *, require_closed_think: bool) -> ScorerConfig:
+    """What each of the run's scoring workers builds its scorer from; they share the judge's concurrency and cache."""
+    reward = config.reward
+    return ScorerConfig(
+        judge_url=reward.judge_url,
+        judge_model=reward.judge_model,
+        judge_concurrency=max(1, reward.judge_concurrency // reward.workers),
+        judge_cache=str(Path(config.run.dir).absolute() / JUDGE_CACHE) if reward.judge_cache else "",
+        second_opinion=reward.second_opinion,
+        canaries_per_batch=reward.canaries_per_batch,
+        require_closed_think=require_closed_think,
+    )
 
 
 class Cluster:
@@ -231,12 +267,7 @@ class Cluster:
         self._config = config
         self._model_path = model_path
         self._max_model_len = max_model_len
-        self._scorer_config = ScorerConfig(
-            judge_url=config.reward.judge_url,
-            judge_model=config.reward.judge_model,
-            judge_concurrency=max(1, config.reward.judge_concurrency // config.reward.workers),
-            require_closed_think=require_closed_think,
-        )
+        self._scorer_config = scorer_config(config, require_closed_think=require_closed_think)
         self._group: Any = None
         self._actors: list[Any] = []
 

@@ -162,6 +162,12 @@ class RewardSection(Section):
     """Model name at that endpoint."""
     judge_concurrency: int = Field(default=64, ge=1)
     """Judge calls in flight."""
+    judge_cache: bool = True
+    """Keep the judge's verdicts in the run's folder, so that a resumed run asks nothing twice."""
+    second_opinion: bool = True
+    """A judge's YES counts only where the same answer gets a NO beside a wrong reference."""
+    canaries_per_batch: int = Field(default=4, ge=0)
+    """Cases with a known verdict, asked beside every batch; a judge that gets too many wrong abstains."""
 
 
 class EvaluationSection(Section):

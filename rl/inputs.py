@@ -16,7 +16,6 @@ from curricula.stage import Stage, plan_stages
 from data.prepare import PreparedSet, load_prepared, tokenizer_fingerprint
 from data.problem import DataError, Problem
 from data.prompts import PromptTemplate, cut_middle, render_prompt_ids
-from rewards.hybrid import HybridScorer
 from rewards.service import ScorerConfig, build_scorer
 from rl.config import RewardSection, RunConfig
 from rl.rollout.choose import engine_name
@@ -170,8 +169,7 @@ def _check_judge(section: RewardSection) -> None:
         scorer = build_scorer(ScorerConfig(judge_url=section.judge_url, judge_model=section.judge_model))
     except ValueError as error:
         raise InputError(f"reward.judge_url, reward.judge_model: {error}") from None
-    if isinstance(scorer, HybridScorer):
-        scorer.close()
+    scorer.close()
 
 
 def _check_run_dir(path: str) -> None:

@@ -16,6 +16,7 @@ from hashlib import blake2b
 from curricula.sampler import Curriculum
 from curricula.surplus import SurplusBuffer, is_informative
 from data.problem import Problem, Question
+from rewards.metrics import score_metrics
 from rewards.types import Score, Scorer
 from rl.advantage import overlong_reward
 from rl.rollout.engine import SampleRequest, Workers
@@ -117,8 +118,10 @@ def sample_groups(sampling: Sampling, problems: Sequence[Problem]) -> tuple[list
 def collect_groups(sampling: Sampling, curriculum: Curriculum, surplus: SurplusBuffer[RolloutGroup]) -> Collected:
     """Fill a step: surplus groups that are still fresh first, then drawn problems, then up to max_refill_rounds refills.
 
-    Begins the curriculum's step (the caller ends it) and tells it every sampled group's valid outcomes. Groups beyond
-    num_groups go into surplus. When the refills are used up, or nothing is left to draw, the step is what it is.
+    Begins the curriculum's step (the caller ends it) and tells it the outcomes of every group without an unknown score:
+    during a judge's outage only rule-accepted answers are known, and their mean would make every problem look easy.
+    Groups beyond num_groups go into surplus. When the refills are used up, or nothing is left to draw, the step is what
+    it is.
 
     Raises: as `sample_groups`.
     """
@@ -136,7 +139,8 @@ def collect_groups(sampling: Sampling, curriculum: Curriculum, surplus: SurplusB
             break
         groups, spent = sample_groups(sampling, problems)
         for group in groups:
-            curriculum.observe(group.problem.problem_id, group.outcomes)
+            if len(group.outcomes) == len(group.rollouts):
+                curriculum.observe(group.problem.problem_id, group.outcomes)
         sampled += groups
         kept += [group for group in groups if _is_kept(sampling, group)]
         for name, value in spent.items():
@@ -155,7 +159,7 @@ def collect_groups(sampling: Sampling, curriculum: Curriculum, surplus: SurplusB
         "num_carried_groups": num_carried,
         "num_surplus_groups": len(surplus),
     }
-    metrics = rollout_metrics(sampled) | seconds | {f"rollout/{name}": float(n) for name, n in counts.items()}
+    metrics = rollout_metrics(sampled) | sampling.scorer.metrics() | seconds | {f"rollout/{name}": float(n) for name, n in counts.items()}
     metrics["rollout/num_groups"] = float(len(groups_to_learn))
     if sampled:
         metrics["curriculum/dead_group_frac"] = counts["num_dead_groups"] / len(sampled)
@@ -173,7 +177,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     if not rollouts:
         return {}
     metrics = {
-        "reward/invalid_frac": sum(r.score.status != "ok" for r in rollouts) / len(rollouts),
+        **score_metrics([rollout.score for rollout in rollouts]),
         "rollout/response_tokens_mean": sum(len(r.token_ids) for r in rollouts) / len(rollouts),
         "rollout/truncated_frac": sum(r.finish_reason == "length" for r in rollouts) / len(rollouts),
         "rollout/prompt_tokens_mean": sum(len(g.prompt_token_ids) for g in groups) / len(groups),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rewards.hybrid import HybridScorer, RuleScorer
-from rewards.judge import JudgeClient, JudgePolicy
+from rewards.judge import Judge
+from rewards.judge_client import JudgePolicy
 from rewards.service import ScorerConfig, build_scorer
 from tests.rewards.cases import ask
 from tests.rewards.judge_server import JudgeServer, judge_server
@@ -18,7 +19,7 @@ FAST = JudgePolicy(connect_s=0.5, read_s=0.5, total_s=2.0, max_attempts=1)
 
 
 def score_all(server: JudgeServer, responses: list[str]) -> list[tuple[float | None, str, str]]:
-    scorer = HybridScorer(JudgeClient(url=server.url, model="judge", policy=FAST))
+    scorer = HybridScorer(RuleScorer(), Judge(url=server.url, model="judge", policy=FAST))
     try:
         return [(s.value, s.status, s.source) for s in scorer.score([(OBAMA, text) for text in responses])]
     finally:

@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from rewards.judge import JudgeClient, JudgePolicy, JudgeReply
+from rewards.judge import Judge
+from rewards.judge_case import JudgeCase, judge_case
+from rewards.judge_client import JudgePolicy, JudgeReply
 from rewards.judge_prompt import MAX_ANSWER_CHARS, as_data, judge_prompt
 from rewards.verdict import parse_verdict
 from tests.rewards.cases import ask
 from tests.rewards.judge_server import judge_server
 
-CASE = (ask("Barack Obama"), "the 44th president")
+OBAMA = ask("Barack Obama")
+CASE = judge_case(OBAMA, "the 44th president")
 FAST = JudgePolicy(connect_s=0.5, read_s=0.15, total_s=5.0, max_attempts=3, wait_s=0.01, max_wait_s=0.02)
 
 
-def ask_once(url: str, policy: JudgePolicy = FAST) -> JudgeReply:
-    client = JudgeClient(url=url, model="judge", policy=policy)
+@contextmanager
+def judge(url: str, policy: JudgePolicy = FAST, **settings) -> Iterator[Judge]:
+    made = Judge(url=url, model="judge", policy=policy, **settings)
     try:
-        return client.ask([CASE])[0]
+        yield made
     finally:
-        client.close()
+        made.close()
+
+
+def ask_once(url: str, policy: JudgePolicy = FAST) -> JudgeReply:
+    with judge(url, policy) as one:
+        return one.decide([CASE])[0]
+
+
+def numbered(count: int) -> list[JudgeCase]:
+    return [judge_case(OBAMA, f"president number {i}") for i in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -64,18 +79,19 @@ def test_a_verdict_comes_back(content: str, same: bool) -> None:
 @pytest.mark.parametrize(
     ("mode", "content", "status", "num_requests"),
     [
-        ("500", None, "infra_error", 3),
-        ("429", None, "infra_error", 3),
-        ("401", None, "infra_error", 1),
-        ("html", None, "parse_error", 1),
-        ("cut json", None, "parse_error", 1),
-        ("no choices", None, "parse_error", 1),
-        ("ok", None, "parse_error", 1),
-        ("ok", "YES, both answers name the same man.", "parse_error", 1),
-        ("hang", None, "timeout", 3),
+        ("500", None, "infra_error", 9),
+        ("429", None, "infra_error", 9),
+        ("401", None, "infra_error", 3),
+        ("reset", None, "infra_error", 9),
+        ("html", None, "parse_error", 9),
+        ("cut json", None, "parse_error", 9),
+        ("no choices", None, "parse_error", 9),
+        ("ok", None, "parse_error", 9),
+        ("ok", "YES, both answers name the same man.", "parse_error", 9),
+        ("hang", None, "timeout", 9),
     ],
 )
-def test_a_misbehaving_judge_gives_unknown_and_says_why(
+def test_a_misbehaving_judge_gives_unknown_says_why_and_is_asked_in_three_passes(
     mode: str, content: str | None, status: str, num_requests: int
 ) -> None:
     with judge_server(mode, content) as server:
@@ -98,7 +114,7 @@ def test_the_total_limit_ends_all_attempts() -> None:
         start = time.monotonic()
         reply = ask_once(server.url, policy)
     assert reply.status == "timeout"
-    assert time.monotonic() - start < 3.0
+    assert 0.9 <= time.monotonic() - start < 4.0  # in each of three passes
 
 
 def test_a_judge_that_recovers_is_asked_again() -> None:
@@ -110,31 +126,56 @@ def test_a_judge_that_recovers_is_asked_again() -> None:
 
 def test_an_endpoint_without_structured_output_is_asked_for_a_mark_instead() -> None:
     with judge_server("no structured output", "Same man. [[YES]]") as server:
-        client = JudgeClient(url=server.url, model="judge", policy=FAST)
-        replies = client.ask([CASE]) + client.ask([CASE])
-        client.close()
+        with judge(server.url) as one:
+            replies = one.decide([CASE]) + one.decide([CASE])
     assert [reply.same for reply in replies] == [True, True]
     assert ["response_format" in request for request in server.requests] == [True, False, False]
 
 
-def test_no_more_calls_are_in_flight_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_calls_are_in_flight_as_allowed_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGREACH_JUDGE_KEY", "sesame")
-    with judge_server("slow") as server:
-        client = JudgeClient(url=server.url, model="judge", concurrency=4, policy=FAST)
-        replies = client.ask([CASE] * 24)
-        client.close()
-    assert [reply.same for reply in replies] == [True] * 24
-    assert 1 < server.most_in_flight <= 4
+    with judge_server() as server:
+        server.delay_s = 1.0
+        with judge(server.url, JudgePolicy(), concurrency=48) as one:
+            replies = one.decide(numbered(96))
+    assert [reply.same for reply in replies] == [True] * 96
+    assert server.most_in_flight == 48
     assert set(server.keys) == {"Bearer sesame"}
 
 
-def test_one_failure_stays_its_own() -> None:
+def test_a_failed_attempt_is_made_again_and_harms_no_other() -> None:
     with judge_server() as server:
         server.failures_first = 1
-        client = JudgeClient(url=server.url, model="judge", policy=JudgePolicy(max_attempts=1))
-        replies = client.ask([CASE] * 5)
-        client.close()
-    assert sorted(reply.status for reply in replies) == ["infra_error", "ok", "ok", "ok", "ok"]
+        with judge(server.url) as one:
+            replies = one.decide(numbered(5))
+    assert [reply.same for reply in replies] == [True] * 5
+    assert sorted(reply.attempts for reply in replies) == [1, 1, 1, 1, 2]
+
+
+def test_equal_cases_are_asked_once() -> None:
+    with judge_server() as server, judge(server.url) as one:
+        assert [reply.same for reply in one.decide([CASE, *numbered(2), CASE])] == [True] * 4
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(("asked", "at_least_s", "at_most_s"), [("1", 1.0, 3.0), ("soon", 0.0, 1.0), ("", 0.0, 1.0)])
+def test_retry_after_is_honoured(asked: str, at_least_s: float, at_most_s: float) -> None:
+    with judge_server("429 with retry-after") as server:
+        server.retry_after = asked
+        policy = JudgePolicy(max_attempts=2, wait_s=0.01, max_wait_s=0.02)
+        with judge(server.url, policy) as one:
+            start = time.monotonic()
+            one._run(one._client.ask(CASE))
+            assert at_least_s <= time.monotonic() - start < at_most_s
+    assert len(server.requests) == 2
+
+
+def test_a_wait_longer_than_the_total_limit_is_not_begun() -> None:
+    with judge_server("429 with retry-after") as server:
+        server.retry_after = "3600"
+        start = time.monotonic()
+        reply = ask_once(server.url, JudgePolicy(total_s=2.0))
+    assert reply.status == "infra_error" and time.monotonic() - start < 2.0
 
 
 def test_the_answer_cannot_forge_the_prompt() -> None:
@@ -162,4 +203,4 @@ def test_delimiters_differ_from_call_to_call() -> None:
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x/v1", "http://", "http://[x", "http://h:99999/v1"])
 def test_an_address_that_cannot_work_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError, match="judge url"):
-        JudgeClient(url=url, model="judge")
+        Judge(url=url, model="judge")

@@ -54,10 +54,10 @@ class Judge:
         Raises:
             ValueError: an argument that cannot be used.
         """
+        if canaries_per_batch < 0:
+            raise ValueError(f"judge canaries {canaries_per_batch}: must be 0 or more")
         self._breaker = Breaker(breaker)
-        self._client = JudgeClient(
-            url=url, model=model, concurrency=concurrency, breaker=self._breaker, policy=policy
-        )
+        self._client = JudgeClient(url=url, model=model, concurrency=concurrency, breaker=self._breaker, policy=policy)
         self._cache = JudgeCache(cache) if cache else None
         self._key_words = (model, f"second_opinion={second_opinion}")
         self._second_opinion = second_opinion

@@ -166,7 +166,7 @@ class RewardSection(Section):
     """Keep the judge's verdicts in the run's folder, so that a resumed run asks nothing twice."""
     second_opinion: bool = True
     """A judge's YES counts only where the same answer gets a NO beside a wrong reference."""
-    canaries_per_batch: int = Field(default=4, ge=0)
+    canaries_per_batch: int = Field(default=8, ge=0)
     """Cases with a known verdict, asked beside every batch; a judge that gets too many wrong abstains."""
 
 

@@ -105,8 +105,13 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
         ("tok/s", "perf/tokens_per_s", ".0f"),
     )
     numbers = [f"{name} {_short(row[key], form)}" for name, key, form in shown if key in row]
-    invalid = row.get("reward/invalid_frac")
-    return [*numbers, f"invalid {invalid:.0%}"] if invalid else numbers
+    if invalid := row.get("reward/invalid_frac"):
+        numbers.append(f"invalid {invalid:.0%}")
+    if row.get("judge/breaker_open"):
+        numbers.append("JUDGE DOWN (breaker open)")
+    if row.get("judge/canary_alarm"):
+        numbers.append("JUDGE UNSOUND (wrong about known answers, abstains)")
+    return numbers
 
 
 def _short(value: Any, form: str) -> str:

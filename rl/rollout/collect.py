@@ -159,7 +159,12 @@ def collect_groups(sampling: Sampling, curriculum: Curriculum, surplus: SurplusB
         "num_carried_groups": num_carried,
         "num_surplus_groups": len(surplus),
     }
-    metrics = rollout_metrics(sampled) | sampling.scorer.metrics() | seconds | {f"rollout/{name}": float(n) for name, n in counts.items()}
+    metrics = (
+        rollout_metrics(sampled)
+        | sampling.scorer.metrics()
+        | seconds
+        | {f"rollout/{name}": float(n) for name, n in counts.items()}
+    )
     metrics["rollout/num_groups"] = float(len(groups_to_learn))
     if sampled:
         metrics["curriculum/dead_group_frac"] = counts["num_dead_groups"] / len(sampled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import socket
 import struct
 import threading
@@ -145,6 +146,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+def compared(prompt: str) -> tuple[str, str]:
+    """The reference and the candidate that a prompt shows."""
+    reference, candidate = re.findall(r"^(?:Reference|Candidate): <\w+>(.*)</\w+>$", prompt, re.MULTILINE)
+    return reference, candidate
+
+
+def strict(prompt: str) -> bool:
+    """A verdict: the same only if they are equal to the letter."""
+    reference, candidate = compared(prompt)
+    return candidate in reference.split(" | ")
 
 
 @contextmanager

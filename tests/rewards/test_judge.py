@@ -125,9 +125,8 @@ def test_a_judge_that_recovers_is_asked_again() -> None:
 
 
 def test_an_endpoint_without_structured_output_is_asked_for_a_mark_instead() -> None:
-    with judge_server("no structured output", "Same man. [[YES]]") as server:
-        with judge(server.url) as one:
-            replies = one.decide([CASE]) + one.decide([CASE])
+    with judge_server("no structured output", "Same man. [[YES]]") as server, judge(server.url) as one:
+        replies = one.decide([CASE]) + one.decide([CASE])
     assert [reply.same for reply in replies] == [True, True]
     assert ["response_format" in request for request in server.requests] == [True, False, False]
 

@@ -45,9 +45,7 @@ def test_processes_share_a_file(tmp_path: Path) -> None:
     assert len(JudgeCache(path).get([f"k{i}" for i in range(150)])) == 150
 
 
-def test_a_file_that_is_no_cache_costs_calls_and_nothing_else(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_that_is_no_cache_costs_calls_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "j"
     path.write_bytes(content := b"no database" * 200)
     cache = JudgeCache(path)

@@ -67,7 +67,6 @@ class LetterScorer:
             for _, text in items
         ]
 
-
     def metrics(self) -> dict[str, float]:
         return {"judge/breaker_open": 1.0}
 

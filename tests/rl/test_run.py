@@ -17,6 +17,7 @@ from rl.config import RunConfig
 from rl.metrics import GLOSSARY, read_metrics
 from rl.rollout_log import read_rollouts
 from rl.run_folder import read_config
+from tests.rewards.judge_server import judge_server, strict
 from tests.rl.tiny_run import write_inputs
 
 pytestmark = pytest.mark.ray
@@ -25,7 +26,7 @@ NUM_STEPS = 3
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Two stages, one step and two; KL to the start model, so that its metric is there too."""
+    """Two stages, one step and two; KL to the start model and a judge, so that their metrics are there too."""
     config = write_inputs(tmp_path_factory.mktemp("run"))
     config["stages"][0]["steps"], config["stages"][1]["steps"] = 1, 2
     config["learner"]["kl_coef"] = 0.01
@@ -36,9 +37,12 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def folder(asked: dict[str, Any]) -> Path:
     run_dir = Path(asked["run"]["dir"])
     path = run_dir.parent / "run.toml"
-    path.write_text(tomli_w.dumps(asked))
-    command = [sys.executable, "-m", "launch.rl", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
+    with judge_server() as server:
+        server.decide = strict
+        asked["reward"] = {"judge_url": server.url, "judge_model": "strict", "judge_cache": False}
+        path.write_text(tomli_w.dumps(asked))
+        command = [sys.executable, "-m", "launch.rl", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stderr == ""
     return run_dir
@@ -65,6 +69,8 @@ def test_every_step_has_its_rollouts(folder: Path) -> None:
     rows = read_rollouts(folder / "rollouts" / files[-1])
     assert len(rows) % 4 == 0  # groups of four
     assert {row["task"] for row in rows} == {"door"}
+    assert {row["score_status"] for row in rows} == {"ok"}
+    assert {row["score_source"] for row in rows} == {"rule", "judge"}
 
 
 def test_the_written_configuration_is_the_one_that_ran(folder: Path, asked: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ unknown (`value` None), never 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,15 @@ from data.problem import Question
 from rewards.extraction import extract_answer
 from rewards.judge_case import judge_case
 from rewards.rules import judge_by_rule
+from rewards.rules.types import RuleVerdict
 from rewards.types import Score
 
 if TYPE_CHECKING:
     from rewards.judge import Judge
+
+
+Rule = Callable[[str, Question], RuleVerdict]
+"""(extracted answer, question) -> verdict."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,9 +37,15 @@ class Ruled:
 class RuleScorer:
     """The rule decides alone: 1 where it accepts, else 0; a response without an answer is 0."""
 
-    def __init__(self, *, require_closed_think: bool = False) -> None:
-        """`require_closed_think`: the prompt opens `<think>`, so a response that never closes it has no answer."""
+    def __init__(self, *, require_closed_think: bool = False, rule: Rule = judge_by_rule) -> None:
+        """A scorer without state.
+
+        Args:
+            require_closed_think: the prompt opens `<think>`, so a response that never closes it has no answer.
+            rule: what compares an answer with the accepted ones; the rule of its type where none is given.
+        """
         self._require_closed_think = require_closed_think
+        self._rule = rule
 
     def score(self, items: Sequence[tuple[Question, str]]) -> list[Score]:
         """See `Scorer.score`."""
@@ -56,9 +67,9 @@ class RuleScorer:
         if found.answer is None:
             none = Score(value=0.0, status="ok", source="rule", answer=None, reason=f"no answer: {found.how}")
             return Ruled(score=none, open=False)
-        answer, verdict = found.answer, judge_by_rule(found.answer, question)
+        answer, verdict = found.answer, self._rule(found.answer, question)
         if found.uncut and not verdict.accepted and question.answer_type == "text":
-            whole = judge_by_rule(found.uncut, question)
+            whole = self._rule(found.uncut, question)
             answer, verdict = (found.uncut, whole) if whole.accepted else (answer, verdict)
         reason = f"{verdict.reason} (read {found.how})"
         score = Score(value=float(verdict.accepted), status="ok", source="rule", answer=answer, reason=reason)

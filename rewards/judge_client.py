@@ -41,6 +41,10 @@ class JudgePolicy:
     Retry-After where that is longer."""
     max_wait_s: float = 8.0
 
+    def __post_init__(self) -> None:
+        if min(self.connect_s, self.read_s, self.total_s, self.max_attempts) <= 0:
+            raise ValueError(f"{self}: time limits and attempts must be above 0")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeReply:
@@ -96,6 +100,7 @@ class JudgeClient:
         self._slots = asyncio.Semaphore(concurrency)
         self._structured = True
         self._client: AsyncOpenAI | None = None
+        self._last_error = "silence"
         self.num_calls = 0
         """Requests sent."""
 
@@ -150,14 +155,15 @@ class JudgeClient:
         ticket = self._breaker.admit()
         if ticket is None:
             wait_s = self._breaker.admits_again_in_s()
-            raise BreakerOpen(f"not asked: the last calls to {self._url} failed; asked again in {wait_s:.0f} s")
+            raise BreakerOpen(f"not asked for {wait_s:.0f} s: {self._url} keeps failing, last with {self._last_error}")
         calls.made += 1
         ok = False
         try:
             same = await self._call(case, structured=self._structured and not calls.was_unreadable)
             ok = True
-        except NoVerdict:
-            calls.was_unreadable = True  # the next attempt asks for the other form
+        except Exception as error:
+            calls.was_unreadable = isinstance(error, NoVerdict)  # then the next attempt asks for the other form
+            self._last_error = _one_line(error)
             raise
         finally:
             self._breaker.record(ticket, ok=ok)

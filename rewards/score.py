@@ -39,9 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         scorer = build_scorer(
             ScorerConfig(
+                factory=arguments.scorer,
                 judge_url=arguments.judge,
                 judge_model=arguments.judge_model,
                 judge_concurrency=arguments.judge_concurrency,
+                judge_timeout_s=arguments.judge_timeout,
                 judge_cache=arguments.judge_cache,
                 second_opinion=arguments.second_opinion,
                 canaries_per_batch=arguments.canaries,
@@ -177,9 +179,17 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--judge", default="", metavar="URL", help="base URL of an OpenAI-compatible judge")
+    parser.add_argument("--scorer", default="", metavar="MODULE:FUNCTION", help="makes a scorer of your own instead")
     parser.add_argument("--judge-model", default="", metavar="NAME", help="the judge's model name there")
     parser.add_argument(
         "--judge-concurrency", type=int, default=64, metavar="N", help="calls to the judge in flight (%(default)s)"
+    )
+    parser.add_argument(
+        "--judge-timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds for one verdict, retries included (%(default)s)",
     )
     parser.add_argument(
         "--judge-cache", default="", metavar="FILE", help="keep the judge's verdicts here and ask nothing twice"

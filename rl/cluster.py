@@ -241,10 +241,13 @@ def scorer_config(config: RunConfig, *, require_closed_think: bool) -> ScorerCon
     """What each of the run's scoring workers builds its scorer from; they share the judge's concurrency and cache."""
     reward = config.reward
     return ScorerConfig(
+        factory=reward.scorer,
         judge_url=reward.judge_url,
         judge_model=reward.judge_model,
         judge_concurrency=max(1, reward.judge_concurrency // reward.workers),
         judge_cache=str(Path(config.run.dir).absolute() / JUDGE_CACHE) if reward.judge_cache else "",
+        judge_timeout_s=reward.judge_timeout_s,
+        judge_cooldown_s=reward.judge_cooldown_s,
         second_opinion=reward.second_opinion,
         canaries_per_batch=reward.canaries_per_batch,
         require_closed_think=require_closed_think,

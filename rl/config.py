@@ -154,6 +154,8 @@ class LearnerSection(Section):
 class RewardSection(Section):
     workers: int = Field(default=1, ge=1)
     """CPU workers that score."""
+    scorer: str = ""
+    """`module:function` that makes a scorer of your own from the settings below (docs/rewards.md); empty: rules and judge."""
     max_invalid_frac: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of rollouts without a valid score that a step may have; see run.max_failed_rounds."""
     judge_url: str = ""
@@ -162,6 +164,10 @@ class RewardSection(Section):
     """Model name at that endpoint."""
     judge_concurrency: int = Field(default=64, ge=1)
     """Judge calls in flight."""
+    judge_timeout_s: float = Field(default=60.0, gt=0.0)
+    """Seconds for one verdict, its retries included; half of it may pass in silence."""
+    judge_cooldown_s: float = Field(default=15.0, ge=0.0)
+    """Seconds for which a judge that fails is left alone before it is asked again."""
     judge_cache: bool = True
     """Keep the judge's verdicts in the run's folder, so that a resumed run asks nothing twice."""
     second_opinion: bool = True

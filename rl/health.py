@@ -28,11 +28,17 @@ class Health:
 
     failed_rounds: int = 0
     """Steps in a row whose share of invalid scores was over the bound."""
+    reason: str = ""
+    """Why a score of the last step is missing."""
     stop_requested: threading.Event = field(default_factory=threading.Event)
     """Set by SIGTERM."""
 
-    def observe(self, invalid_frac: float, *, max_invalid_frac: float) -> None:
-        """Count a step; one whose share of invalid scores is within the bound starts the count again."""
+    def observe(self, invalid_frac: float, *, max_invalid_frac: float, reason: str = "") -> None:
+        """Count a step; one whose share of invalid scores is within the bound starts the count again.
+
+        reason: why one of its scores is missing, for people.
+        """
+        self.reason = reason
         self.failed_rounds = self.failed_rounds + 1 if invalid_frac > max_invalid_frac else 0
 
     def listen(self) -> None:
@@ -52,6 +58,6 @@ def check_invalid_scores(health: Health, config: RunConfig) -> None:
     if health.failed_rounds >= config.run.max_failed_rounds:
         raise ScoringUnavailable(
             f"over {config.reward.max_invalid_frac:.0%} of the rollouts (reward.max_invalid_frac) had no valid score for "
-            f"{health.failed_rounds} steps in a row; check the judge at {config.reward.judge_url or '(none configured)'} "
-            "and go on with --resume auto"
+            f"{health.failed_rounds} steps in a row (for instance {health.reason[:200] or 'no reason given'}); check the judge at "
+            f"{config.reward.judge_url or '(none configured)'} and go on with --resume auto"
         )

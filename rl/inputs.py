@@ -16,7 +16,7 @@ from curricula.stage import Stage, plan_stages
 from data.prepare import PreparedSet, load_prepared, tokenizer_fingerprint
 from data.problem import DataError, Problem
 from data.prompts import PromptTemplate, cut_middle, render_prompt_ids
-from rewards.service import ScorerConfig, build_scorer
+from rewards.service import ScorerConfig, build_scorer, require_module
 from rl.config import RewardSection, RunConfig
 from rl.rollout.choose import engine_name
 from rl.run_folder import SAFE_NAME
@@ -71,7 +71,7 @@ def load_inputs(config: RunConfig) -> Inputs:
     from rl.learner.policy import refuse_inexact
 
     engine_name(config.rollout)
-    _check_judge(config.reward)
+    _check_scorer(config.reward)
     _check_run_dir(config.run.dir)
     tokenizer, model_config = load_tokenizer(config.model.path), load_model_config(config.model.path)
     refuse_inexact(model_config)
@@ -164,11 +164,15 @@ def _check_checkpoint(name: str, path: str) -> None:
     _require_safetensors(path, key=key)
 
 
-def _check_judge(section: RewardSection) -> None:
+def _check_scorer(section: RewardSection) -> None:
     try:
+        if section.scorer:
+            require_module(section.scorer)
+            return
         scorer = build_scorer(ScorerConfig(judge_url=section.judge_url, judge_model=section.judge_model))
     except ValueError as error:
-        raise InputError(f"reward.judge_url, reward.judge_model: {error}") from None
+        key = "reward.scorer" if section.scorer else "reward.judge_url, reward.judge_model"
+        raise InputError(f"{key}: {error}") from None
     scorer.close()
 
 

@@ -162,7 +162,8 @@ class Run:
         seconds = time.monotonic() - started
         num_tokens = sum(len(g.prompt_token_ids) + sum(len(r.token_ids) for r in g.rollouts) for g in batch.groups)
         self.log.log(self.step, metrics | {"time/step_s": seconds, "perf/tokens_per_s": num_tokens / seconds})
-        self.health.observe(batch.invalid_frac, max_invalid_frac=self.config.reward.max_invalid_frac)
+        max_invalid = self.config.reward.max_invalid_frac
+        self.health.observe(batch.invalid_frac, max_invalid_frac=max_invalid, reason=batch.invalid_reason)
         stopping = self.health.stop_requested.is_set()
         if stage_ended or stopping or self.step % self.config.run.checkpoint_every == 0:
             self.checkpoint(protect=stage_ended)

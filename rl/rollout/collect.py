@@ -78,6 +78,12 @@ class Collected:
         """Share of this step's rollouts without a valid score; 0 when none was sampled."""
         return self.metrics.get("reward/invalid_frac", 0.0)
 
+    @property
+    def invalid_reason(self) -> str:
+        """Why one of them has none; "" where all have one."""
+        scores = (rollout.score for group in (*self.groups, *self.untrained) for rollout in group.rollouts)
+        return next((f"{score.status}: {score.reason}" for score in scores if score.status != "ok"), "")
+
 
 def rollout_seed(run_seed: int, step: int, problem_id: str, sample_index: int) -> int:
     """A number in [0, 2**63) that is a function of its arguments alone, whoever samples, in whatever order."""

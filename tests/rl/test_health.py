@@ -20,13 +20,14 @@ def after(*fracs: float) -> Health:
     """The health of a run whose steps had these shares of invalid scores."""
     health = Health()
     for frac in fracs:
-        health.observe(frac, max_invalid_frac=CONFIG.reward.max_invalid_frac)
+        health.observe(frac, max_invalid_frac=CONFIG.reward.max_invalid_frac, reason="timeout: no verdict")
     return health
 
 
 def test_two_bad_steps_in_a_row_end_the_run_with_exit_code_4_and_name_the_judge() -> None:
     with pytest.raises(
-        ScoringUnavailable, match=r"2 steps in a row; check the judge at http://127.0.0.1:9/v1"
+        ScoringUnavailable,
+        match=r"2 steps in a row \(for instance timeout: no verdict\); check the judge at http://127.0.0.1:9/v1",
     ) as error:
         check_invalid_scores(after(0.6, 0.6), CONFIG)
     assert error.value.exit_code == 4

@@ -1,0 +1,51 @@
+"""What the documentation tells a reader to run does what it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_BLOCK = re.compile(r"<!-- (?P<mark>[^>]+) -->\n```(?P<language>\w+)\n(?P<text>.*?)```\n", re.DOTALL)
+REWARDS = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str, mark: str) -> list[str]:
+    return [block["text"] for block in _BLOCK.finditer(text) if block["mark"] == mark]
+
+
+def run(command: list[str], folder: Path) -> str:
+    path = Path(sys.executable).parent
+    environment = {"PATH": f"{path}:/usr/bin:/bin", "PYTHONPATH": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_block_is_run_or_says_what_it_needs() -> None:
+    assert len(_BLOCK.findall(REWARDS)) == REWARDS.count("\n```") // 2
+
+
+def test_the_rewards_command_prints_what_the_page_shows(tmp_path: Path) -> None:
+    [command], [output] = blocks(REWARDS, "run"), blocks(REWARDS, "output")
+    assert run(["bash", "-euc", command], tmp_path) == output
+
+
+@pytest.mark.parametrize("module", ["my_rewards", "my_scorer"])
+def test_a_scorer_of_the_page_is_used_by_the_command(tmp_path: Path, module: str) -> None:
+    [code] = blocks(REWARDS, f"file: {module}.py")
+    (tmp_path / f"{module}.py").write_text(code)
+    row = (
+        '{"id":1,"question":"In which year?","answers":["1914"],"answer_type":"text","response":"Answer: 28 July 1914"}'
+    )
+    output = run(["bash", "-euc", f"echo '{row}' | python -m rewards.score --scorer {module}:build"], tmp_path)
+    assert '"value":1.0' in output
+
+
+def test_the_library_example_runs(tmp_path: Path) -> None:
+    [code] = blocks(REWARDS, "python")
+    run([sys.executable, "-c", code], tmp_path)

@@ -4,8 +4,9 @@ What counts: the text after the last `</think>`; in it the last marker ("the ans
 `\boxed{}`, a heading that says so); without a marker, the last short line. Everything here is one
 pass over a capped tail, so the time is linear in the response's length whatever it holds.
 
-Two answers joined by "or", two boxes side by side, an answer that the next words take back: the
-whole span is returned as the answer, so that no rule finds a single candidate in it.
+Two answers joined by "or", two boxes side by side, a list of lines, an answer that the words before
+deny or the words after take back: the whole span is returned as the answer, so that no rule finds a
+single candidate in it.
 
 Left out: any judgement of the answer. That is the rules' work.
 """
@@ -13,7 +14,10 @@ Left out: any judgement of the answer. That is the rules' work.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
+
+from rewards.doubt import denied_before, lists_items, takes_back, without_struck
 
 MAX_TAIL_CHARS = 20_000
 """Only this many characters at the end of the final text are read."""
@@ -40,16 +44,34 @@ _BEST = r"(?:final|correct|right|best|short|overall|single)"
 _MARKER = re.compile(
     rf"(?:\b(?:the|my|our|{_BEST})[\s*_]{{1,4}}(?:{_BEST}[\s*_]{{1,4}}){{0,2}}|^[ \t#>*_]{{0,8}})"
     rf"answers?\b[\s*_]{{0,4}}(?:(?:to|for)\s[^.:!?\n]{{1,100}}?\s)?(?:{_IS})"
-    r"|\banswer\b[\s*_]{0,4}[:=\uff1a]"
+    r"|\banswer\b[\s*_\"']{0,4}[:=\uff1a]"
     rf"|\b{_BEST}[\s*_]{{1,4}}(?:option|choice|letter)[\s*_]{{0,4}}(?:{_IS})"
-    rf"|^[ \t#>*_]{{0,8}}(?:the[ \t])?(?:{_BEST}[ \t]{{1,4}})?answer[ \t*_]{{0,8}}$",
+    rf"|^[ \t#>*_]{{0,8}}(?:the[ \t])?(?:{_BEST}[ \t]{{1,4}})?answer[ \t*_]{{0,8}}(?:$|[-\u2013\u2014]\s)"
+    r"|<answer>",
     re.IGNORECASE | re.MULTILINE,
 )
+_DOCUMENTED = re.compile(r"\bthe answer is\b", re.IGNORECASE)
+_MARKER_WORD = re.compile(r"answer|option|choice|letter")
 _BOX = re.compile(r"\\f?box(?:ed)?\s{0,3}\{")
-_JOIN_BEFORE = re.compile(r"(?:\bor|[/|])[\s*_$,]{0,6}$", re.IGNORECASE)
-_BOX_BEFORE = re.compile(r"\}[\s*_$.]{0,6}(?:(?:or|and|,|;|/|\|)[\s*_$]{0,6}){0,2}$", re.IGNORECASE)
+_JOIN_BEFORE = re.compile(r"(?:\b(?:or|also|and)|[/|]|</answer>)[\s*_$,]{0,6}$", re.IGNORECASE)
+_IF_BEFORE = re.compile(r"\bif\b[^.;!?\n]{0,100}$", re.IGNORECASE)
+_BOX_JOINED = re.compile(r"\b(?:or|and|also|as\swell|else|either|possible)\b", re.IGNORECASE)
+_BOX_SPACING = re.compile(r"\\(?:q?quad|text|[,;:! ])")
+_WIDENED = re.compile(
+    r"(?:\\text\s?\{\s?)?(?:\(?\s?or\b|alternatively|maybe|perhaps|as\swell\sas|[/|&+;]|(?:,|and)[\s$]{0,4}(?:[A-Z0-9]|\\box))"
+    r"|,?\s?(?:is|was)(?:\snot|n['’]t|\swrong|\sincorrect|\sfalse)\b"
+)
 
-_LEAD = re.compile(r"(?:[\s:=\uff1a*_`]|\\\[|\\\(|\$\$)+")
+_LEAD = re.compile(
+    r"(?:[\s:=\uff1a*_`]|\\\[|\\\(|\$\$|(?:thus|therefore|hence|indeed|definitely|certainly)[\s,]|>\s(?=\**[A-Z][a-z]))+"
+)
+_IS_THE_ANSWER = re.compile(r"\s(?:is|was)\s(?:the|my)\s(?:(?:final|correct|right|best)\s)?answer[.!*_\s]{0,4}$", re.I)
+_HEADING = re.compile(
+    r"\s{0,3}(?:#.*|\*\*.*\*\*:?|.*:|(?:in\s)?(?:conclusion|summary|result|response|solution|output|final))\s{0,3}",
+    re.I,
+)
+_UNDRESSED = re.compile(r"[\w ,.;:!?%/&+-]*")
+_OVERRIDES = re.compile("[\u202d\u202e]")
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]*_]{0,4}\s+(?=([\"'“‘(\[*_]{0,3}[A-Z0-9\\][\w']{0,20}))")
 _TITLES = re.compile(r"mr|mrs|ms|dr|prof|st|no|vs|gen|col|sgt|capt|lt|rev|hon|mt|ft|fig|vol|approx")
 _MAYBE_ABBREVIATIONS = re.compile(r"inc|ltd|co|corp|jr|sr|etc|dept|est|bros|u\.s|u\.k")
@@ -58,23 +80,13 @@ _OPENERS = re.compile(
     r"|therefore|so|which|both|explanation"
 )
 
-_HEDGE_OPENERS = re.compile(
-    r"or|and|also|alternatively|maybe|perhaps|possibly|wait|no|not|actually|sorry|correction|hmm|but|however"
-    r"|otherwise|unless|either|oops"
-)
-_HEDGE = re.compile(
-    r"\b(?:or\s(?:maybe|perhaps|possibly|else)|alternatively|(?:could|might|may)\salso\sbe|(?:could|might)\sbe"
-    r"|not\s(?:entirely\s|completely\s)?(?:sure|certain)|unsure|other\spossib\w{1,6}"
-    r"|another\s(?:possible\s|valid\s|acceptable\s)?answer|also\s(?:acceptable|correct|possible|valid)|wait"
-    r"|on\ssecond\sthought|scratch\sthat|i\swas\swrong|incorrect|not\scorrect|is\swrong)\b",
-    re.IGNORECASE,
-)
 _LABEL = re.compile(
     r"(?:explanation|reasoning|reason|confidence|source|evidence|note|justification|reference)s?\b", re.I
 )
 
 _WRAPPED_TEX = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|operatorname|mbox)\s?\{([^{}]*)\}")
 _EDGE_TAG = re.compile(r"^</?[a-zA-Z]{1,12}>|</?[a-zA-Z]{1,12}>$")
+_TEX_EDGES = (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"))
 _QUOTES = ("''", '""', "“”", "‘’", "«»", "„“", "「」")
 
 
@@ -89,26 +101,44 @@ def extract_answer(response: str, *, thinking: bool = False) -> Extraction:
     final, why_none = _after_thought(response, thinking)
     if why_none:
         return Extraction(answer=None, how=why_none)
-    text = final[-MAX_TAIL_CHARS:]
+    text = without_struck(final[-MAX_TAIL_CHARS:])
     span, uncut, how = _marked_span(text) or _last_line(text)
+    if _OVERRIDES.search(span):
+        return Extraction(answer=None, how=f"{how}: shown in another order than it is written")
     answer = undress(span)
     if len(answer) > MAX_ANSWER_CHARS:
         return Extraction(answer=None, how=f"{how}: {len(answer)} characters are more than {MAX_ANSWER_CHARS}")
-    if not any(char.isalnum() for char in answer):
+    if not _readable(answer):
         return Extraction(answer=None, how=f"{how}: nothing readable there")
     return Extraction(answer=answer, how=how, uncut=undress(uncut)[:MAX_ANSWER_CHARS])
+
+
+def _readable(text: str) -> bool:
+    if text[:1].isalnum():
+        return True
+    text = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    return any(char.isalnum() for char in text)
 
 
 def undress(text: str) -> str:
     """`text` without the markdown, TeX wrapping, tags, quotes and closing punctuation around it."""
     text = text.strip()
+    if text.isascii() and "_" not in text and _UNDRESSED.fullmatch(text):
+        return text.rstrip(".,;:!? ")
+    if text[:1] == "<" and text[-1:] == ">" and text[1:-1].isalnum():
+        return text[1:-1]
     for _ in range(6):
         before = text
-        text = _WRAPPED_TEX.sub(r"\1", text)
-        text = _EDGE_TAG.sub("", text).strip("*_` \t\r\n\u200b\ufeff").rstrip(".,;:!?。、 ")
+        if "\\" in text:
+            text = _WRAPPED_TEX.sub(r"\1", text)
+        if "<" in text:
+            text = _EDGE_TAG.sub("", text)
+        text = text.strip("*_` \t\r\n\u200b\ufeff").rstrip(".,;:!?。、 ")
+        if text.endswith("}") and "{" not in text:
+            text = text[:-1]
         if text.count("$") == 2 and text[0] == text[-1] == "$":
             text = text[1:-1]
-        for opening, closing in (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$")):
+        for opening, closing in _TEX_EDGES if "\\" in text or "$$" in text else ():
             if text.endswith(closing) and text.find(opening) in (-1, 0, len(text) - 2):
                 text = text.removeprefix(opening).removesuffix(closing)
         if len(text) > 1 and text[0] + text[-1] in _QUOTES:
@@ -131,7 +161,7 @@ def _after_thought(response: str, thinking: bool) -> tuple[str, str]:
 
 def _marked_span(text: str) -> tuple[str, str, str] | None:
     """Raw answer, the same uncut, and the marker's name; None where there is no marker."""
-    marker, box = _last(_MARKER, text), _last(_BOX, text)
+    marker, box = _last_marker(text), _last(_BOX, text) if "box" in text else None
     if box is not None:
         content, end = _balanced(text, box.end())
         if marker is None or marker.start() < end:
@@ -139,11 +169,25 @@ def _marked_span(text: str) -> tuple[str, str, str] | None:
             return span, "", how
     if marker is None:
         return None
-    before = text[: marker.start()]
-    if _JOIN_BEFORE.search(before[-20:]) and _MARKER.search(before[-MAX_LINE_CHARS:]):
-        both = before[-MAX_LINE_CHARS:] + text[marker.start() : marker.end() + MAX_LINE_CHARS]
-        return both, "", "two answers in one"
-    return *_head(text[marker.end() :]), f"after {' '.join(marker.group().split())[:40]!r}"
+    before = text[max(0, marker.start() - MAX_LINE_CHARS) : marker.start()]
+    joined = _JOIN_BEFORE.search(before[-20:]) or _IF_BEFORE.search(before)
+    if joined and _MARKER.search(before):
+        return before + text[marker.start() : marker.end() + MAX_LINE_CHARS], "", "two answers in one"
+    if denied_before(before):
+        return before + text[marker.start() : marker.end() + MAX_LINE_CHARS], "", "the words before deny it"
+    rest = text[marker.end() :]
+    if marker.group().casefold() == "<answer>":
+        rest = rest.partition("</answer>")[0]
+    return *_head(rest), f"after {' '.join(marker.group().split())[:40]!r}"
+
+
+def _last_marker(text: str) -> re.Match[str] | None:
+    """The last match of `_MARKER`; where the documented format is the last thing said, it is found without a search."""
+    lower = text.lower() if text.isascii() else ""
+    start = lower.rfind("the answer is")
+    if start >= 0 and not _MARKER_WORD.search(lower, start + len("the answer is")):
+        return _DOCUMENTED.search(text, start) or _last(_MARKER, text)
+    return _last(_MARKER, text)
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -156,18 +200,31 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 def _boxed_span(text: str, start: int, content: str, end: int, marker: re.Match[str] | None) -> tuple[str, str]:
     if content == "":
         return "", "an empty or unclosed box"
-    if _BOX_BEFORE.search(text[max(0, start - 20) : start]) and _BOX.search(
-        text[max(0, start - MAX_LINE_CHARS) : start]
-    ):
+    if _follows_a_box(text[max(0, start - MAX_LINE_CHARS) : start]):
         line = text[max(0, start - MAX_LINE_CHARS) : end]
-        return _BOX.sub("{", line), "several boxes side by side"
+        return _BOX.sub(" | {", line), "several boxes side by side"
+    before = text[max(0, start - MAX_LINE_CHARS) : start]
+    if denied_before(before):
+        return f"{before}{content}", "a box that the words before deny"
     if marker is not None and start < marker.start() < end:
         content = text[marker.end() : end - 1]
-    tail = text[end:].lstrip(" \t*_$.\\])")
-    first_word = re.match(r"[a-zA-Z]+", tail)
-    if first_word and first_word.group().lower() in ("or", "alternatively", "maybe", "perhaps"):
-        return f"{content} {tail[:MAX_LINE_CHARS]}", "a box that the next words widen"
+    tail = text[end : end + MAX_LINE_CHARS].lstrip(" \t*_$.])")
+    if _WIDENED.match(tail) or takes_back(tail):
+        return f"{content} | {tail}", "a box that the next words widen or take back"
     return content, "in \\boxed{}"
+
+
+def _follows_a_box(before: str) -> bool:
+    """Whether only a joiner ("or", a comma, a line break) stands between the last box in `before` and its end."""
+    boxes = [box.end() for box in _BOX.finditer(before)]
+    if not boxes:
+        return False
+    end = _balanced(before, boxes[-1])[1]
+    if before[end - 1] != "}":
+        return False
+    between = before[end:]
+    words = _BOX_SPACING.sub(" ", between).strip(" \t\r\n{}$()*_,;/|.")
+    return words == "" or (len(words) < 60 and not set(words) & set(".!?\n") and _BOX_JOINED.search(words) is not None)
 
 
 def _balanced(text: str, start: int) -> tuple[str, int]:
@@ -186,17 +243,30 @@ def _balanced(text: str, start: int) -> tuple[str, int]:
 
 
 def _last_line(text: str) -> tuple[str, str, str]:
-    lines = text.rstrip()[-(MAX_LINE_CHARS + 100) :].splitlines()
-    for line in reversed(lines):
-        if any(char.isalnum() for char in line):
-            if len(line) > MAX_LINE_CHARS:
-                return "", "", f"no marker, and the last line is longer than {MAX_LINE_CHARS} characters"
-            return *_head(line), "the last line"
-    return "", "", "no text"
+    lines = [line for line in text.rstrip()[-2 * MAX_LINE_CHARS :].splitlines() if _readable(line)]
+    if not lines:
+        return "", "", "no text"
+    line, before = lines[-1], lines[-2] if len(lines) > 1 else ""
+    if len(line) > MAX_LINE_CHARS:
+        return "", "", f"no marker, and the last line is longer than {MAX_LINE_CHARS} characters"
+    if before and denied_before(before.rstrip(" :*_") + " ") and before.rstrip().endswith(":"):
+        return f"{before} {line}", "", "the line before denies the last one"
+    if before and _is_short(line) and _is_short(before) and "=" not in before and not _HEADING.fullmatch(before):
+        return "\n".join(lines[-8:]), "", "several short lines"
+    if (named := _IS_THE_ANSWER.search(line)) and not denied_before(line[: named.start()]):
+        line = line[: named.start()]
+    return *_head(line), "the last line"
+
+
+def _is_short(line: str) -> bool:
+    """A few words without a closing mark: an item of a list rather than a sentence."""
+    return len(line.split(maxsplit=7)) < 7 and line.rstrip(" *_`")[-1:] not in (".", "!", "?", ":", ",")
 
 
 def _head(rest: str) -> tuple[str, str]:
     """The answer at the start of `rest`, without what explains it (with it, where it is no explanation); the same uncut."""
+    if lists_items(rest[:MAX_ANSWER_CHARS].lstrip(" \t:=")):
+        return rest[:MAX_ANSWER_CHARS], ""
     lead = _LEAD.match(rest)
     rest = rest[lead.end() :] if lead else rest
     line, _, below = rest.partition("\n")
@@ -227,7 +297,6 @@ def _ends_sentence(left: str, next_word: str) -> bool:
 
 def _explains(below: str) -> bool:
     """Whether what follows an answer explains it, rather than naming another or taking it back."""
-    words = below.split(maxsplit=5)
-    if _HEDGE_OPENERS.fullmatch(words[0].lower().strip(",.:;!?*_")) or _HEDGE.search(below):
+    if takes_back(below):
         return False
-    return len(words) >= 4 or _LABEL.match(below) is not None
+    return len(below.split(maxsplit=5)) >= 4 or _LABEL.match(below) is not None

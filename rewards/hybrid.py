@@ -7,15 +7,17 @@ unknown (`value` None), never 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from data.problem import Question
 from rewards.extraction import extract_answer
 from rewards.judge_case import judge_case
+from rewards.pool import SymbolicPool, SymbolicReply
 from rewards.rules import judge_by_rule
+from rewards.rules.symbolic import symbolic_pair
 from rewards.rules.types import RuleVerdict
-from rewards.types import Score
+from rewards.types import Score, ScoreStatus
 
 if TYPE_CHECKING:
     from rewards.judge import Judge
@@ -37,15 +39,23 @@ class Ruled:
 class RuleScorer:
     """The rule decides alone: 1 where it accepts, else 0; a response without an answer is 0."""
 
-    def __init__(self, *, require_closed_think: bool = False, rule: Rule = judge_by_rule) -> None:
-        """A scorer without state.
+    def __init__(
+        self,
+        *,
+        require_closed_think: bool = False,
+        rule: Rule = judge_by_rule,
+        symbolic: SymbolicPool | None = None,
+    ) -> None:
+        """Starts nothing yet.
 
         Args:
             require_closed_think: the prompt opens `<think>`, so a response that never closes it has no answer.
             rule: what compares an answer with the accepted ones; the rule of its type where none is given.
+            symbolic: compares formulas, in processes of its own; closed with the scorer. None: nobody does.
         """
         self._require_closed_think = require_closed_think
         self._rule = rule
+        self._symbolic = symbolic
 
     def score(self, items: Sequence[tuple[Question, str]]) -> list[Score]:
         """See `Scorer.score`."""
@@ -53,7 +63,10 @@ class RuleScorer:
 
     def verdicts(self, items: Sequence[tuple[Question, str]]) -> list[Ruled]:
         """The rule's score of each item, in order, and whether a judge may be asked."""
-        return [self._score_one(question, response) for question, response in items]
+        ruled = [self._score_one(question, response) for question, response in items]
+        if self._symbolic is not None:
+            self._compare_formulas([question for question, _ in items], ruled, self._symbolic)
+        return ruled
 
     def metrics(self) -> dict[str, float]:
         """See `Scorer.metrics`."""
@@ -61,6 +74,21 @@ class RuleScorer:
 
     def close(self) -> None:
         """See `Scorer.close`."""
+        if self._symbolic is not None:
+            self._symbolic.close()
+
+    def _compare_formulas(self, questions: Sequence[Question], ruled: list[Ruled], pool: SymbolicPool) -> None:
+        """Replaces the verdicts that the pool changes: accepted, or unknown where it got no time or no process."""
+        pairs = [
+            (i, pair) for i, question in enumerate(questions) if ruled[i].open for pair in _pairs(question, ruled[i])
+        ]
+        replies: dict[int, list[SymbolicReply]] = {}
+        for (i, _), reply in zip(pairs, pool.compare([pair for _, pair in pairs]), strict=True):
+            replies.setdefault(i, []).append(reply)
+        for i, of_item in replies.items():
+            worst = max(of_item, key=lambda reply: _WEIGHT.get(reply.status, 0))
+            if worst.status in _WEIGHT:
+                ruled[i] = _with_formula(ruled[i], worst)
 
     def _score_one(self, question: Question, response: str) -> Ruled:
         found = extract_answer(response, thinking=self._require_closed_think)
@@ -73,7 +101,28 @@ class RuleScorer:
             answer, verdict = (found.uncut, whole) if whole.accepted else (answer, verdict)
         reason = f"{verdict.reason} (read {found.how})"
         score = Score(value=float(verdict.accepted), status="ok", source="rule", answer=answer, reason=reason)
-        return Ruled(score=score, open=not verdict.accepted and verdict.is_one_answer)
+        return Ruled(score=score, open=not (verdict.accepted or verdict.is_settled) and verdict.is_one_answer)
+
+
+_WEIGHT = {"failed": 1, "timeout": 2, "equal": 3}
+"""The replies that change a verdict: over several accepted answers the one that weighs most stands."""
+
+
+def _pairs(question: Question, ruled: Ruled) -> list[tuple[str, str]]:
+    """What the pool is asked about one open answer: it and each accepted answer, where both may be formulas."""
+    if question.answer_type not in ("text", "number") or ruled.score.answer is None:
+        return []
+    pairs = (symbolic_pair(ruled.score.answer, gold) for gold in question.answers)
+    return [pair for pair in pairs if pair is not None]
+
+
+def _with_formula(ruled: Ruled, reply: SymbolicReply) -> Ruled:
+    if reply.status == "equal":
+        reason = f"symbolic: the same formula ({ruled.score.reason})"
+        return Ruled(score=replace(ruled.score, value=1.0, reason=reason), open=False)
+    status: ScoreStatus = "timeout" if reply.status == "timeout" else "infra_error"
+    reason = f"symbolic: {reply.detail}; {ruled.score.reason}"
+    return Ruled(score=replace(ruled.score, value=None, status=status, reason=reason), open=True)
 
 
 class HybridScorer:

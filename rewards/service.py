@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from rewards.hybrid import HybridScorer, Rule, RuleScorer
+from rewards.pool import SymbolicPool
 from rewards.rules import judge_by_rule
 from rewards.types import Scorer
 
@@ -57,7 +58,7 @@ def rule_or_hybrid(config: ScorerConfig, rule: Rule = judge_by_rule) -> Scorer:
     Raises:
         ValueError: a judge model without a url, or a judge setting that cannot be used.
     """
-    by_rule = RuleScorer(require_closed_think=config.require_closed_think, rule=rule)
+    by_rule = RuleScorer(require_closed_think=config.require_closed_think, rule=rule, symbolic=SymbolicPool())
     if not config.judge_url:
         if config.judge_model:
             raise ValueError(f"judge model {config.judge_model!r} has no judge url; give the endpoint's, or neither")

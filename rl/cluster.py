@@ -1,4 +1,4 @@
-"""Ray: the processes that sample and score, started, found, restarted and ended. The only file here that imports ray.
+"""Ray: the processes that sample and score, started, found, restarted and ended.
 
 The driver holds the loop and the learner. A rollout worker is an actor with one engine; a scoring worker is an actor
 with one scorer. Calls are pure functions of their arguments and of the weights, so a call that dies with its process
@@ -9,46 +9,32 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-if not os.environ.get("RAY_ADDRESS"):
-    # Ray replaces 127.0.0.1 by the machine's own address, and listens on every interface, unless it thinks that no
-    # cluster can be formed from here. It reads this at import, whatever the operating system, despite its name.
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-# A worker's traceback comes with the exception; Ray would print it to stdout as well. Read at import, too.
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", r"Traceback \(most recent call last\)")
-
+from rl.ray_actors import CALL_RETRIES, StaleWorker, call_result  # isort: skip  sets what ray reads when it is imported
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from data.problem import Question
-from rewards.metrics import merged
-from rewards.service import ScorerConfig, build_scorer
-from rewards.types import Score
 from rl.config import RolloutSection, RunConfig
+from rl.judge_process import JudgeFailed, JudgeProcess, JudgeSettings, is_cpu_build
 from rl.rollout.choose import build_engine, engine_name
 from rl.rollout.engine import SampleRequest
 from rl.rollout.environment import engine_environment
 from rl.rollout.weight_files import travelling_file
+from rl.scoring import ScoringPool, ScoringWorker, scorer_config
 from rl.types import Completion
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
-CALL_RETRIES = 3
-"""Times a call is made again after its process died, before the run gives up on it."""
 PLACEMENT_TIMEOUT_S = 120.0
-JUDGE_CACHE = "judge_cache.sqlite"
-"""In the run's folder: verdicts already given."""
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 """Requests and completions are lists of integers: megabytes, also at 60K tokens."""
-
-
-class StaleWorker(RuntimeError):
-    """The worker holds other weights than the call asks for: it was restarted since they were pushed."""
 
 
 class RolloutWorker:
@@ -86,19 +72,6 @@ class RolloutWorker:
     def _require(self, push: int) -> None:
         if self._push != push:
             raise StaleWorker(f"worker has seen weight push {self._push}, the call wants {push}")
-
-
-class ScoringWorker:
-    """One scorer. Runs as an actor."""
-
-    def __init__(self, config: ScorerConfig) -> None:
-        self._scorer = build_scorer(config)
-
-    def score(self, items: Sequence[tuple[Question, str]]) -> list[Score]:
-        return self._scorer.score(items)
-
-    def metrics(self) -> dict[str, float]:
-        return self._scorer.metrics()
 
 
 class RolloutPool:
@@ -152,7 +125,7 @@ class RolloutPool:
     def pids(self) -> list[int]:
         """Process ids on their own machines; waits until every engine has started."""
         refs = [actor.pid.remote() for actor in self._actors]
-        return [_get(ref, f"rollout worker {i}, start") for i, ref in enumerate(refs)]
+        return [call_result(ref, f"rollout worker {i}, start") for i, ref in enumerate(refs)]
 
     def _call(self, calls: Sequence[tuple[int, str, tuple[Any, ...]]]) -> list[Any]:
         refs = [self._submit(*call) for call in calls]
@@ -166,11 +139,11 @@ class RolloutPool:
         what = f"rollout worker {worker}, {method}"
         for _ in range(CALL_RETRIES):
             try:
-                return _get(ref, what)
+                return call_result(ref, what)
             except StaleWorker:
                 self._push_again(worker)
                 ref = self._submit(*call)
-        return _get(ref, what)
+        return call_result(ref, what)
 
     def _push_again(self, worker: int) -> None:
         if self._rewrite is None:
@@ -183,75 +156,14 @@ class RolloutPool:
     def _update(self, workers: Sequence[int], path: str) -> None:
         """Workers on this machine read the file; to others it goes through Ray, once. A folder is taken to be shared."""
         here = ray.get_runtime_context().get_node_id()
-        nodes = [_get(self._actors[i].node.remote(), f"rollout worker {i}, start") for i in workers]
+        nodes = [call_result(self._actors[i].node.remote(), f"rollout worker {i}, start") for i in workers]
         content = ray.put(Path(path).read_bytes()) if set(nodes) - {here} and Path(path).is_file() else None
         refs = [
             self._actors[i].update_weights.remote(path, self._version, self._push, None if node == here else content)
             for i, node in zip(workers, nodes, strict=True)
         ]
         for i, ref in zip(workers, refs, strict=True):
-            _get(ref, f"rollout worker {i}, update_weights of version {self._version}")
-
-
-class ScoringPool:
-    """The scoring workers behind one front (`rewards.types.Scorer`)."""
-
-    def __init__(self, actors: Sequence[Any]) -> None:
-        self._actors = list(actors)
-
-    def score(self, items: Sequence[tuple[Question, str]]) -> list[Score]:
-        """One score per item, in order. What a worker died over too often is `infra_error`: excluded, never a zero."""
-        num_workers = min(len(self._actors), len(items))
-        parts = [list(items[i::num_workers]) for i in range(num_workers)]
-        refs = [actor.score.remote(part) for actor, part in zip(self._actors, parts, strict=False)]
-        scores: list[Score] = [_UNSCORED] * len(items)
-        for i, (ref, part) in enumerate(zip(refs, parts, strict=True)):
-            scores[i::num_workers] = self._part(ref, i, part)
-        return scores
-
-    def metrics(self) -> dict[str, float]:
-        """See `Scorer.metrics`: of all workers that answer."""
-        refs = [actor.metrics.remote() for actor in self._actors]
-        return merged([one for ref in refs if (one := _unless_dead(ref)) is not None])
-
-    def close(self) -> None:
-        """See `Scorer.close`; the cluster ends the workers."""
-
-    def _part(self, ref: Any, worker: int, items: list[tuple[Question, str]]) -> list[Score]:
-        try:
-            result: list[Score] = ray.get(ref)
-        except RayActorError as error:
-            reason = f"scoring worker {worker}: {_cause(error)}"
-            return [Score(value=None, status="infra_error", source="rule", answer=None, reason=reason)] * len(items)
-        return result
-
-
-def _unless_dead(ref: Any) -> dict[str, float] | None:
-    try:
-        metrics: dict[str, float] = ray.get(ref)
-    except RayActorError:
-        return None
-    return metrics
-
-
-_UNSCORED = Score(value=None, status="infra_error", source="rule", answer=None, reason="not scored")
-
-
-def scorer_config(config: RunConfig, *, require_closed_think: bool) -> ScorerConfig:
-    """What each of the run's scoring workers builds its scorer from; they share the judge's concurrency and cache."""
-    reward = config.reward
-    return ScorerConfig(
-        factory=reward.scorer,
-        judge_url=reward.judge_url,
-        judge_model=reward.judge_model,
-        judge_concurrency=max(1, reward.judge_concurrency // reward.workers),
-        judge_cache=str(Path(config.run.dir).absolute() / JUDGE_CACHE) if reward.judge_cache else "",
-        judge_timeout_s=reward.judge_timeout_s,
-        judge_cooldown_s=reward.judge_cooldown_s,
-        second_opinion=reward.second_opinion,
-        canaries_per_batch=reward.canaries_per_batch,
-        require_closed_think=require_closed_think,
-    )
+            call_result(ref, f"rollout worker {i}, update_weights of version {self._version}")
 
 
 class Cluster:
@@ -263,14 +175,25 @@ class Cluster:
     """
 
     def __init__(self, config: RunConfig, *, model_path: str, max_model_len: int, require_closed_think: bool = False):
-        """max_model_len: longest prompt plus response, in tokens, that any stage or evaluation samples.
+        """Starts nothing yet.
 
-        require_closed_think: see `ScorerConfig`.
+        Args:
+            config: of the run.
+            model_path: what the rollout workers load.
+            max_model_len: longest prompt plus response, in tokens, that any stage or evaluation samples.
+            require_closed_think: see `ScorerConfig`.
+
+        Raises:
+            EngineMissing, JudgeUnusable: a judge of the run's own that cannot be served here.
         """
         self._config = config
         self._model_path = model_path
         self._max_model_len = max_model_len
         self._scorer_config = scorer_config(config, require_closed_think=require_closed_think)
+        self._judge: JudgeProcess | None = None
+        if config.reward.judge_path:
+            self._judge = JudgeProcess(own_judge(config))
+            self._scorer_config = replace(self._scorer_config, judge_url=self._judge.url, judge_model=self._judge.model)
         self._group: Any = None
         self._actors: list[Any] = []
 
@@ -280,12 +203,15 @@ class Cluster:
         Raises:
             EngineMissing: an engine that is not installed.
             RuntimeError: the cluster has no room for the workers.
+            JudgeFailed: the run's own judge did not start.
         """
         engine_name(self._config.rollout)
         num_workers = self._config.rollout.workers + self._config.reward.workers
         self._joined = _start_ray(max(num_workers, os.cpu_count() or 1))
         try:
             self._start_workers()
+            if self._judge is not None:
+                self._judge.__enter__()
         except BaseException:
             self.shutdown()
             raise
@@ -296,8 +222,24 @@ class Cluster:
     ) -> None:
         self.shutdown()
 
+    def ensure_judge(self) -> None:
+        """Start the run's own judge again, at the same address, if it has ended.
+
+        Raises:
+            JudgeFailed: it did not start.
+        """
+        if self._judge is None:
+            return
+        try:
+            self._judge.check()
+        except JudgeFailed as error:
+            print(f"{error}; starting it again", file=sys.stderr, flush=True)
+            self._judge.restart()
+
     def shutdown(self) -> None:
-        """End this run's workers, and Ray when it was started here. Safe to call again."""
+        """End this run's workers, its judge, and Ray when it was started here. Safe to call again."""
+        if self._judge is not None:
+            self._judge.close()
         if not ray.is_initialized():
             return
         for actor in self._actors:
@@ -313,7 +255,7 @@ class Cluster:
         num_gpus = rollout.tensor_parallel if ray.cluster_resources().get("GPU", 0) else 0
         threads = rollout.threads or max(1, len(os.sched_getaffinity(0)) // rollout.workers)
         place = {"CPU": 1.0} | ({"GPU": float(num_gpus)} if num_gpus else {})
-        bundles = [place] * rollout.workers + [{"CPU": 1.0}] * reward.workers
+        bundles = [place] * rollout.workers + [_scoring_place(near=self._judge is not None)] * reward.workers
         self._group = placement_group(bundles, strategy="PACK")
         try:
             ray.get(self._group.ready(), timeout=PLACEMENT_TIMEOUT_S)
@@ -353,6 +295,26 @@ class Cluster:
         }
 
 
+def own_judge(config: RunConfig) -> JudgeSettings:
+    """How the run serves its judge; the cache knows it by its path."""
+    reward = config.reward
+    return JudgeSettings(
+        model=reward.judge_path,
+        name=reward.judge_path,
+        log=str(Path(config.run.dir).absolute() / "judge.log"),
+        devices=reward.judge_gpus or ("" if is_cpu_build() else "0"),
+        gpu_memory_frac=reward.judge_gpu_memory_frac,
+    )
+
+
+def _scoring_place(*, near: bool) -> dict[str, float]:
+    """What a scoring worker takes; `near`: on this machine, whose loopback the judge listens on."""
+    here = ray.get_runtime_context().get_node_id()
+    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+    name = next(key for key in resources if key.startswith("node:") and "__" not in key)
+    return {"CPU": 1.0, name: 0.001} if near else {"CPU": 1.0}
+
+
 def _start_ray(num_cpus: int) -> bool:
     """Join the cluster that RAY_ADDRESS names (`ray job submit` sets it), or start one; True when joined."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -378,23 +340,3 @@ def _start_ray(num_cpus: int) -> bool:
         **quiet,
     )
     return False
-
-
-def _get(ref: Any, what: str) -> Any:
-    """The call's result; the worker's own error as it was raised there, a death as RuntimeError with Ray's cause."""
-    try:
-        return ray.get(ref)
-    except RayTaskError as error:
-        if isinstance(error.cause, StaleWorker | ValueError):
-            raise error.cause from None
-        raise RuntimeError(f"{what}: {error.cause!r}") from error
-    except RayActorError as error:
-        raise RuntimeError(f"{what}: {_cause(error)}") from error
-
-
-def _cause(error: RayActorError) -> str:
-    """Why Ray gave up on an actor, in one line: its own error when it could not start, else how the process ended."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if "creation task" in lines[0]:
-        return f"it could not start: {lines[-1]}"
-    return f"its process died {CALL_RETRIES + 1} times: {' '.join(lines)}"

@@ -162,6 +162,12 @@ class RewardSection(Section):
     """Base URL of an OpenAI-compatible endpoint; empty: the rule decides alone. The key comes from LONGREACH_JUDGE_KEY."""
     judge_model: str = ""
     """Model name at that endpoint."""
+    judge_path: str = ""
+    """Folder or hub id of a judge that the run itself serves, with vLLM on the driver's machine; instead of judge_url."""
+    judge_gpus: str = ""
+    """GPUs of that judge as in CUDA_VISIBLE_DEVICES, not counted by Ray; empty: the first one, or none with vLLM's CPU build."""
+    judge_gpu_memory_frac: float = Field(default=0.2, gt=0.0, le=1.0)
+    """Share of those GPUs' memory that it may take."""
     judge_concurrency: int = Field(default=64, ge=1)
     """Judge calls in flight."""
     judge_timeout_s: float = Field(default=60.0, gt=0.0)
@@ -216,6 +222,8 @@ class RunConfig(Section):
             raise ValueError("stages: at least one [[stages]] table is needed")
         if not self.model.path:
             raise ValueError("model.path: name the model's folder or hub id")
+        if self.reward.judge_path and (self.reward.judge_url or self.reward.judge_model):
+            raise ValueError("reward.judge_path: the run serves this judge itself; take out judge_url and judge_model")
         if not self.data.train:
             raise ValueError("data.train: name a prepared set (python -m data.prepare makes one)")
         low = 0

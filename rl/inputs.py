@@ -18,6 +18,7 @@ from data.problem import DataError, Problem
 from data.prompts import PromptTemplate, cut_middle, render_prompt_ids
 from rewards.service import ScorerConfig, build_scorer, require_module
 from rl.config import RewardSection, RunConfig
+from rl.judge_process import JudgeProcess, JudgeSettings
 from rl.rollout.choose import engine_name
 from rl.run_folder import SAFE_NAME
 
@@ -174,6 +175,8 @@ def _check_scorer(section: RewardSection) -> None:
         key = "reward.scorer" if section.scorer else "reward.judge_url, reward.judge_model"
         raise InputError(f"{key}: {error}") from None
     scorer.close()
+    if section.judge_path:
+        JudgeProcess(JudgeSettings(model=section.judge_path, log=os.devnull))
 
 
 def _check_run_dir(path: str) -> None:

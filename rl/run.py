@@ -69,7 +69,8 @@ class Run:
     opened_at: float = field(default_factory=time.monotonic)
 
     def sampling(self, step: int, stage: Stage) -> Sampling:
-        """What `collect_groups` needs to know about this step."""
+        """What `collect_groups` needs to know about this step; the run's own judge is up when it returns."""
+        self.cluster.ensure_judge()
         rollout, curriculum = self.config.rollout, self.config.curriculum
         return Sampling(
             workers=self.cluster.workers,

@@ -7,18 +7,21 @@ are known where the question carries no options.
 from __future__ import annotations
 
 import re
+import unicodedata
+from functools import lru_cache
 
 from data.problem import Question
 from rewards.extraction import MAX_ANSWER_CHARS, undress
-from rewards.rules.text import normalise, without_explanation
+from rewards.rules.text import MAX_CACHED_GOLDS, normal_gold, normalise, without_explanation
 from rewards.rules.types import RuleVerdict
 
 _MAX_LETTERS = 26
 _LETTERS_WITHOUT_OPTIONS = 10
 _NAME = r"(?:(?:the|my)\s)?(?:(?:correct|right|best|final)\s)?(?:option|choice|answer|letter)\s?(?:is\s|:\s?)?"
 _OPENING = re.compile(
-    rf"(?:(?:it\s?is|it's|this\sis|that\sis|i\s(?:choose|pick|select)|choose|pick|select|must\sbe)\s)?(?:{_NAME})?"
-    r"(?P<dress>[\W_]{0,6})(?P<letter>[A-Za-z])(?![\w'\u2019])(?P<rest>.*)",
+    rf"(?:(?:it\s?is|it's|this\sis|that\sis|i\s(?:choose|pick|select)|choose|pick|select|must\sbe)\s)?"
+    rf"(?:(?:definitely|certainly|clearly)\s)?(?:{_NAME})?"
+    r"(?P<dress>(?:(?![!<>~=\u2260\u00ac\-\u2212])[\W_]){0,6})(?P<letter>[A-Za-z])(?![\w'\u2019]|-\w)(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
 _IS_RIGHT = re.compile(
@@ -28,37 +31,53 @@ _OTHER_LETTER = re.compile(
     r"(?<![\w'\u2019])(?:[b-hj-z](?![\w'\u2019])|[(\[][a-z][)\]]|(?:option|choice|answer|and|or)\s[(\[]?[a-z](?![\w'\u2019]))",
     re.IGNORECASE,
 )
+_CAPITAL_A = re.compile(r"(?<![\w'\u2019])A(?=\s(?:too|also|fits|as\swell|is|works|and|or)\b|[,;.)]|$)")
 _NEGATION = re.compile(
-    r"\b(?:not|never|neither|nor|none|except|without|cannot|wrong|incorrect|false|either|both|maybe|perhaps|unless|however)\b"
-    r"|n['\u2019]t\b",
+    r"\b(?:not|never|neither|nor|none|except|without|cannot|wrong|incorrect|false|either|both|maybe|perhaps|unless|however|or"
+    r"|though|although|ruled|eliminated|crossed|avoid|excluded|rejected|depends|mean|meant|probability|others?|untrue|if)\b|n['\u2019]t\b"
+    r"|^\W*no\b\W*$",
     re.IGNORECASE,
 )
+_LETTER_LAST = re.compile(r"([^\n]{2,200}?),?\s(?:(?:option|choice)\s\(?([A-Za-z])\)?|\(([A-Za-z])\))", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
 
 
 def judge(answer: str, question: Question) -> RuleVerdict:
     """Accepts the letter (or the option's text) of an accepted answer."""
     said = read_choice(answer, question.options)
+    all_read = True
     for gold in question.answers:
-        meant = read_choice(gold, question.options)
+        meant = _meant(gold, question.options)
+        all_read = all_read and meant is not None
         if meant is None:
-            if (normal := normalise(gold)) and normal == normalise(answer[:MAX_ANSWER_CHARS]):
+            if (normal := normal_gold(gold)) and normal == normalise(answer[:MAX_ANSWER_CHARS]):
                 return RuleVerdict(accepted=True, readable=True, reason=f"choice: equals {gold[:80]!r}")
         elif meant == said:
             return RuleVerdict(accepted=True, readable=True, reason=f"choice: {said}")
     if said is None:
         return RuleVerdict(accepted=False, readable=False, reason="choice: no single option is named")
-    return RuleVerdict(accepted=False, readable=True, reason=f"choice: {said} is not the accepted answer")
+    reason = f"choice: {said} is not the accepted answer"
+    return RuleVerdict(accepted=False, readable=True, is_settled=all_read, reason=reason)
+
+
+@lru_cache(maxsize=MAX_CACHED_GOLDS)
+def _meant(gold: str, options: tuple[str, ...]) -> str | None:
+    return read_choice(gold, options)
 
 
 def read_choice(answer: str, options: tuple[str, ...] = ()) -> str | None:
     """The one letter that `answer` names, upper case; None where it names none, several or not that one."""
     if len(answer) > MAX_ANSWER_CHARS:
         return None
+    if not answer.isascii():
+        answer = unicodedata.normalize("NFKC", answer)
     by_text = _letters_of(answer, options)
     if by_text:
         return by_text[0] if len(by_text) == 1 else None
     bare = without_explanation(answer)
+    if options and (last := _LETTER_LAST.fullmatch(bare)) and (by_text := _letters_of(last[1], options)):
+        letter = (last[2] or last[3]).upper()
+        return letter if by_text == [letter] else None
     letter, rest = _opening_letter(bare)
     count = min(len(options), _MAX_LETTERS) if options else _LETTERS_WITHOUT_OPTIONS
     if letter is None or ord(letter) - ord("A") >= count:
@@ -67,7 +86,28 @@ def read_choice(answer: str, options: tuple[str, ...] = ()) -> str | None:
     if named:
         return letter if letter in named else None
     only_letters = all(len(word) == 1 for word in _WORD.findall(rest))
-    return None if rest and (only_letters or _NEGATION.search(rest) or _OTHER_LETTER.search(rest)) else letter
+    if rest and (
+        only_letters
+        or _NEGATION.search(rest)
+        or _OTHER_LETTER.search(rest)
+        or (letter != "A" and _CAPITAL_A.search(rest))
+    ):
+        return None
+    return None if _mentions_another(rest, letter, options) else letter
+
+
+def _mentions_another(rest: str, letter: str, options: tuple[str, ...]) -> bool:
+    """Whether the text of an option that is not the letter's own stands in `rest` as whole words."""
+    if not rest or not options:
+        return False
+    words, own = f" {normalise(rest)} ", f" {normal_gold(options[ord(letter) - ord('A')])} "
+    others = (f" {normal_gold(option)} " for option in options[:_MAX_LETTERS])
+    return any(
+        len(other) > 2
+        and other != own
+        and ((other in words and other not in own) or (words in other and words not in own))
+        for other in others
+    )
 
 
 def _opening_letter(text: str) -> tuple[str | None, str]:
@@ -76,10 +116,10 @@ def _opening_letter(text: str) -> tuple[str | None, str]:
     if found is None:
         return None, ""
     letter, rest = found["letter"], undress(_IS_RIGHT.sub("", found["rest"]))
-    closed = found["rest"].lstrip()[:1] in (")", "]", ".", ":", ",", "*", "-", "\u2013", "\u2014", "}", ";")
+    closed = found["rest"].lstrip()[:1] in ("(", ")", "]", ".", ":", ",", "*", "-", "\u2013", "\u2014", "}", ";")
     if rest and not closed and not _stands_alone(found["rest"]):
         return None, ""
-    return letter.upper(), rest.lstrip(")].:,*-\u2013\u2014}; \t\n")
+    return letter.upper(), rest.lstrip("()].:,*-\u2013\u2014}; \t\n")
 
 
 def _stands_alone(rest: str) -> bool:
@@ -92,4 +132,4 @@ def _letters_of(text: str, options: tuple[str, ...]) -> list[str]:
     normal = normalise(text)
     if not normal:
         return []
-    return [chr(ord("A") + i) for i, option in enumerate(options[:_MAX_LETTERS]) if normalise(option) == normal]
+    return [chr(ord("A") + i) for i, option in enumerate(options[:_MAX_LETTERS]) if normal_gold(option) == normal]

@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 from data.problem import Question
-from rewards.rules.numeral import Numeral, read_number
-from rewards.rules.text import normalise, without_explanation
+from rewards.extraction import MAX_ANSWER_CHARS
+from rewards.rules.numeral import MAX_CACHED_GOLDS, Numeral, asked_currencies, gold_number, read_number
+from rewards.rules.text import normal_gold, normalise, without_explanation
 from rewards.rules.types import RuleVerdict
+from rewards.rules.units import changes_a_number, is_measure, question_allows
 
 RELATIVE_TOLERANCE = Fraction(1, 1000)
+_SAME = Fraction(1)
 _ASKS_PERCENT = re.compile(r"%|\bper\s?cent|\bpercentage", re.IGNORECASE)
 _ASKS_SCALE = re.compile(
     r"\b(?:in|of|\$|usd)[\s(]{0,2}(?:us\$\s?|\$\s?)?(thousand|million|billion)s?\b|\((thousand|million|billion)s?\)",
@@ -30,18 +34,34 @@ _SCALE = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 
 def judge(answer: str, question: Question) -> RuleVerdict:
     """Accepts an answer whose value equals an accepted answer's; a gold that is no number is compared as text."""
-    said = read_number(without_explanation(answer))
+    bare = without_explanation(answer)
+    said = read_number(bare)
     reason = "number: the answer is not one plain number"
+    settled = said is not None
     for gold in question.answers:
-        meant = read_number(gold, is_gold=True)
-        if meant is None or said is None:
-            if (normal := normalise(gold)) and normal == normalise(answer[:2000]):
+        meant = gold_number(gold)
+        if meant is None:
+            if (normal := normal_gold(gold)) and normal == normalise(answer[:MAX_ANSWER_CHARS]):
                 return RuleVerdict(accepted=True, readable=True, reason=f"number: same text as {gold[:80]!r}")
-        elif equal(said, meant, question.question):
+            settled = False
+            continue
+        if "(" in bare and "(" in gold:
+            said = read_number(bare, is_gold=True)
+        if said is not None and equal(said, meant, question.question):
             return RuleVerdict(accepted=True, readable=True, reason=f"number: {said.show()} equals {gold[:80]!r}")
-        else:
+        if said is not None:
             reason = f"number: {said.show()} is not {gold[:80]!r}"
-    return RuleVerdict(accepted=False, readable=said is not None, reason=reason)
+            settled = settled and _is_settled(said, meant)
+    return RuleVerdict(accepted=False, readable=said is not None, is_settled=settled, reason=reason)
+
+
+def _is_settled(said: Numeral, meant: Numeral) -> bool:
+    """Whether no judge could find two differing numbers equal: only a conversion, or words unknown here, are left to one."""
+    if said.unit == meant.unit:
+        return True
+    if said.unit and not is_measure(said.unit):
+        return changes_a_number(f"1 {said.unit}")
+    return said.value == meant.value
 
 
 def equal(said: Numeral, meant: Numeral, question: str = "") -> bool:
@@ -50,23 +70,32 @@ def equal(said: Numeral, meant: Numeral, question: str = "") -> bool:
         return False
     if said.unit and meant.unit and said.unit != meant.unit:
         return False
-    return any(
-        _close(said.value * factor, said.last_place * factor, meant) for factor in _factors(said, meant, question)
-    )
+    if said.unit and not meant.unit and not _unit_fits(said, question):
+        return False
+    if said.currency and not meant.currency:
+        asked = asked_currencies(question)
+        if asked and said.currency not in asked:
+            return False
+    return any(_close(said, factor, meant) for factor in _factors(said, meant, question))
+
+
+def _unit_fits(said: Numeral, question: str) -> bool:
+    """Whether a unit that the gold does not name may stand in the answer."""
+    known_or_asked = question_allows(said.unit, question)
+    return known_or_asked or (said.unit_is_plain and not is_measure(said.unit))
 
 
 def _factors(said: Numeral, meant: Numeral, question: str) -> list[Fraction]:
     """What the answer's value may be multiplied by before it is compared; usually just 1."""
-    same = Fraction(1)
+    same = _SAME
     if said.percent != meant.percent:
-        asks_percent = _ASKS_PERCENT.search(question) is not None
+        asks_percent, _ = _asked(question)
         if said.percent:
             hundredth = Fraction(1, 100)
             return [hundredth, same] if asks_percent or abs(meant.value) >= 1 else [hundredth]
         return [same] if asks_percent else [same, Fraction(100)]
-    asked = _ASKS_SCALE.search(question)
-    if asked:
-        scale = _SCALE[(asked.group(1) or asked.group(2)).lower()]
+    _, scale = _asked(question)
+    if scale > 1:
         if meant.scale == 1:
             return [same, Fraction(1, scale)]
         if said.scale == 1 and meant.scale == scale:
@@ -74,11 +103,24 @@ def _factors(said: Numeral, meant: Numeral, question: str) -> list[Fraction]:
     return [same]
 
 
-def _close(value: Fraction, last_place: Fraction, meant: Numeral) -> bool:
+@lru_cache(maxsize=MAX_CACHED_GOLDS)
+def _asked(question: str) -> tuple[bool, int]:
+    """Whether a question asks for a percentage, and the scale that it asks for; 1 for none."""
+    scale = _ASKS_SCALE.search(question)
+    return (
+        _ASKS_PERCENT.search(question) is not None,
+        _SCALE[(scale.group(1) or scale.group(2)).lower()] if scale else 1,
+    )
+
+
+def _close(said: Numeral, factor: Fraction, meant: Numeral) -> bool:
+    value, last_place = said.value, said.last_place
+    if factor is not _SAME:
+        value, last_place = value * factor, last_place * factor
+    if value == meant.value:
+        return True
     difference = abs(value - meant.value)
     half_place, relative = meant.last_place / 2, abs(meant.value) * RELATIVE_TOLERANCE
-    if difference == 0:
-        return True
     if meant.is_whole:
         return last_place < meant.last_place and difference <= min(half_place, relative)
     return difference <= max(half_place, relative)

@@ -62,7 +62,29 @@ def test_text_agrees_with_tatqa_exact_match_where_the_scales_agree() -> None:
             agreed.append(
                 says(ask(*row["answers"], question=row["question"]), row["prediction"]) == row["reference_score"]
             )
-    assert share(agreed) >= 0.98
+    assert (
+        share(agreed) >= 0.993
+    )  # 651 of 655; the four others say "in 2018" or "approximately $64,000" for the same number
+
+
+def test_text_agrees_with_tatqa_exact_match_where_the_scales_differ_and_are_written_out() -> None:
+    agreed = []
+    for row in rows("tatqa_sample"):
+        if row["gold_type"] == "span" and row["gold_scale"] != row["pred_scale"]:
+            golds = [f"{gold} {written_out(row['gold_scale'])}" for gold in row["answers"]]
+            said = says(ask(*golds, question=row["question"]), f"{row['prediction']} {written_out(row['pred_scale'])}")
+            agreed.append(said == row["reference_score"])
+    assert share(agreed) == 1.0  # 46 of 46
+
+
+def test_what_the_official_scores_accept_the_rule_accepts() -> None:
+    refused = [
+        row["id"]
+        for name in ("squad_models", "covidqa_reader")
+        for row in rows(name)
+        if row["exact"] == 1.0 and says(ask(*row["answers"]), row["prediction"]) != 1.0
+    ]
+    assert refused == []
 
 
 def written_out(scale: str) -> str:

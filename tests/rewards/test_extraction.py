@@ -26,6 +26,23 @@ from rewards.extraction import MAX_ANSWER_CHARS, extract_answer
         "The answer is $\\boxed{\\text{Paris}}$.",
         "The answer is:\n\n**Paris**\n",
         "<answer>Paris</answer>",
+        "<answer>\nParis\n</answer>",
+        "Final Answer - Paris",
+        "Final Answer:\n\n> Paris",
+        "The answer is thus Paris.",
+        '{"answer": "Paris"}',
+        "Paris is the correct answer.",
+        "~~London~~ Paris",
+        "The answer is <del>London</del> Paris",
+        "It is not London, so the answer is Paris",
+        "There is no doubt that the answer is Paris",
+        "Since he did not say where the answer is Paris",
+        "In conclusion\n\nParis",
+        "The answer is Paris. No other city is named in the document.",
+        "The answer is Paris. If you look at the second page, it says so.",
+        "The answer is Paris. Though it names Lyon too, the treaty was signed there.",
+        "The answer is Paris. He had to wait for the train that the king was sorry to miss.",
+        "The answer is Paris. Lyon is incorrect because the talks had ended by then.",
         "Long thoughts about Lyon.\nParis",
         "<think>the answer is Lyon</think>The answer is Paris",
         "the answer is Lyon. Wait, that is wrong. Therefore, the answer is Paris",
@@ -110,3 +127,38 @@ def test_a_second_candidate_stays_in_the_answer(response: str) -> None:
     answer = extract_answer(response).answer
     assert answer is not None
     assert answer not in ("Paris", "London", "Rome")
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "It is not true that the answer is Paris",
+        "I refuse to say that the answer is Paris",
+        "It is false that\nthe answer is Paris",
+        "Wrong answer: Paris",
+        "The opposite of the answer is Paris",
+        "Another possible answer: Paris",
+        "It was none of these:\nParis",
+        "Definitely not \\boxed{Paris}",
+        "$x \\neq \\boxed{Paris}$",
+        "\\boxed{Paris} is wrong.",
+        "\\boxed{Paris}, sorry, I meant London.",
+        "\\boxed{Paris} (or London)",
+        "\\boxed{London} as well as \\boxed{Paris}",
+        "The answer is Paris. Failing that, London would do.",
+        "The answer is Paris. I made that up, please ignore it.",
+        "the answer is :\n- Paris\n- London",
+        "The answer is Paris\n2. London\n3. Rome",
+        "London\nRome\nParis",
+        "If one trusts A the answer is London, and if one trusts B the answer is Paris",
+    ],
+)
+def test_a_denial_before_or_a_retraction_after_stays_in_the_answer(response: str) -> None:
+    assert extract_answer(response).answer != "Paris"
+
+
+@pytest.mark.parametrize(
+    "response", ["the answer is ~~Paris~~", "the answer is <!-- Paris -->", "the answer is \u202esiraP\u202c"]
+)
+def test_what_is_struck_out_hidden_or_shown_backwards_is_no_answer(response: str) -> None:
+    assert extract_answer(response).answer is None

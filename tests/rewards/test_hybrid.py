@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from rewards.hybrid import HybridScorer, RuleScorer
 from rewards.judge import Judge
 from rewards.judge_client import JudgePolicy
+from rewards.pool import SymbolicPool, SymbolicReply, SymbolicStatus
 from rewards.service import ScorerConfig, build_scorer
 from tests.rewards.cases import ask
 from tests.rewards.judge_server import JudgeServer, judge_server
@@ -77,3 +80,54 @@ def test_a_thought_left_open_has_no_answer_where_the_prompt_opened_it() -> None:
 def test_half_a_judge_is_refused(config: ScorerConfig) -> None:
     with pytest.raises(ValueError, match="judge"):
         build_scorer(config)
+
+
+HALF = ask("\\frac{\\sqrt{2}}{2}", answer_type="number")
+
+
+def test_an_equal_formula_is_accepted_and_a_different_one_is_not() -> None:
+    scorer = build_scorer(ScorerConfig())
+    responses = ["\\boxed{\\frac{1}{\\sqrt{2}}}", "\\boxed{\\frac{\\sqrt{2}}{3}}", "the answer is 1/sqrt(2)"]
+    scores = scorer.score([(HALF, response) for response in responses])
+    scorer.close()
+    assert [score.value for score in scores] == [1.0, 0.0, 1.0]
+    assert "symbolic: the same formula" in scores[0].reason
+
+
+class Answering(SymbolicPool):
+    """A pool that gives one status to everything."""
+
+    def __init__(self, status: SymbolicStatus) -> None:
+        super().__init__()
+        self.status = status
+
+    def compare(self, pairs: Sequence[tuple[str, str]]) -> list[SymbolicReply]:
+        return [SymbolicReply(status=self.status, detail="as asked") for _ in pairs]
+
+
+@pytest.mark.parametrize(
+    ("reply", "value", "status"),
+    [
+        ("equal", 1.0, "ok"),
+        ("different", 0.0, "ok"),
+        ("unreadable", 0.0, "ok"),
+        ("too_heavy", 0.0, "ok"),
+        ("timeout", None, "timeout"),
+        ("failed", None, "infra_error"),
+    ],
+)
+def test_a_verifier_without_a_verdict_leaves_the_score_unknown_and_a_heavy_answer_is_wrong(
+    reply: SymbolicStatus, value: float | None, status: str
+) -> None:
+    scorer = RuleScorer(symbolic=Answering(reply))
+    [score, plain] = scorer.score([(HALF, "\\boxed{\\frac{1}{\\sqrt{2}}}"), (OBAMA, OTHER)])
+    assert (score.value, score.status) == (value, status)
+    assert (plain.value, plain.status) == (0.0, "ok")
+
+
+def test_where_the_verifier_had_no_time_the_judge_decides() -> None:
+    with judge_server() as server:
+        scorer = HybridScorer(RuleScorer(symbolic=Answering("timeout")), Judge(url=server.url, model="judge"))
+        [score] = scorer.score([(HALF, "\\boxed{\\frac{1}{\\sqrt{2}}}")])
+        scorer.close()
+    assert (score.value, score.status, score.source) == (1.0, "ok", "judge")

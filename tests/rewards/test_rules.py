@@ -59,6 +59,14 @@ def test_a_right_text_answer_is_accepted_in_any_usual_dress(response: str) -> No
         ("-5", "5", False),
         ("yes", "Yes, they are both American", True),
         ("no", "no one", False),
+        ("J. R. R. Tolkien", "J.R.R. Tolkien", True),
+        ("Queen's Gambit", "Queen\u02bcs Gambit", True),
+        ("The The", "the", False),
+        ("The The", "the The", True),
+        ("10\u2076 cells", "106 cells", False),
+        ("1/2", "1-2", False),
+        ("Paris", "Paris (see page 3)", True),
+        ("Paris", "Paris according to one source, London according to another", False),
     ],
 )
 def test_text_keeps_what_carries_meaning(gold: str, answer: str, same: bool) -> None:
@@ -113,6 +121,51 @@ def test_a_right_number_is_accepted_in_any_usual_dress(gold: str, answer: str) -
     assert says(ask(gold, answer_type="number"), answer) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [("zero", 0), ("seventeen", 17), ("forty-two", 42), ("one hundred", 100), ("a hundred and five", 105), ("two hundred and five", 205),
+     ("nineteen hundred", 1900), ("one thousand, two hundred and thirty-four", 1234), ("three million", 3_000_000), ("a million", 1_000_000),
+     ("one million two hundred thousand", 1_200_000), ("five hundred thousand", 500_000), ("two million three hundred", 2_000_300),
+     ("twelve thousand and one", 12_001), ("one hundred million", 100_000_000), ("seven (7)", 7), ("7 (seven)", 7)],
+)  # fmt: skip
+def test_number_words_are_read(words: str, value: int) -> None:
+    read = read_number(words)
+    assert read is not None
+    assert read.value == value
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "twenty twenty",
+        "five six",
+        "hundred",
+        "a",
+        "and five",
+        "five and six",
+        "twenty eleven",
+        "seven (8)",
+        "a dog",
+        "one two",
+    ],
+)
+def test_words_that_are_not_one_number_are_not_read(words: str) -> None:
+    assert read_number(words) is None
+
+
+@pytest.mark.parametrize(
+    ("question", "gold", "answer", "value"),
+    [("How long is it, in kilometres?", "5", "5 km", 1.0), ("How long is it, in kilometres?", "5", "5 miles", 0.0), ("How long is it?", "5 km", "5 kilometres", 1.0),
+     ("What did it cost, in dollars?", "5", "\u20ac5", 0.0), ("What did it cost, in dollars?", "5", "$5", 1.0), ("How many years?", "15", "15 months", 0.0),
+     ("How many bells?", "5", "5 bells", 1.0), ("How many bells?", "5", "5 deficit", 0.0), ("How many bells?", "5", "5 crores", 0.0),
+     ("When?", "1987", "in the year 1987", 1.0), ("When?", "1987", "1987 BC", 0.0), ("How many?", "1250", "1'250", 1.0), ("What?", "(350)", "($350)", 1.0),
+     ("What?", "350", "(350) loss", 0.0), ("What?", "15.5%", "(231 - 200) / 200 = 15.5%", 1.0), ("What?", "5", "7 or x = 5", 0.0), ("What?", "5", "x != 5", 0.0),
+     ("What?", "5", "x <= 5", 0.0), ("What?", "-3", "|-3|", 0.0), ("What?", "5", "5+", 0.0), ("How often?", "4", "4 times", 1.0), ("What?", "4", "4 times 3", 0.0)],
+)  # fmt: skip
+def test_units_words_and_signs_beside_a_number_count(question: str, gold: str, answer: str, value: float) -> None:
+    assert says(ask(gold, answer_type="number", question=question), answer) == value
+
+
 def test_the_last_number_given_counts() -> None:
     response = "the answer is 3. Wait, recheck. Therefore, the answer is 7"
     assert rule(ask("7", answer_type="number"), response).value == 1.0
@@ -148,7 +201,7 @@ def test_a_number_gold_that_is_no_number_is_compared_as_text() -> None:
     "answer",
     ["(B)", "B", "b", "B.", "B)", "**B**", "(b)", "[B]", "option B", "Option (B)", "choice B", "answer B", "B) Paris",
      "B. Paris", "(B) Paris", "B: Paris", "B - Paris", "Paris", "paris.", "it is B", "B is correct", "\\boxed{B}",
-     "\\text{B}", "B, because the text names Paris", "B. Because the document says so in paragraph 2"],
+     "<B>", "\uff08\uff22\uff09", "\u24b7", "B (Paris)", "Paris (B)", "Paris, option B", "definitely B", "\\text{B}", "B, because the text names Paris", "B. Because the document says so in paragraph 2"],
 )  # fmt: skip
 def test_a_letter_is_read_in_any_usual_dress(answer: str) -> None:
     assert says(ask("B", answer_type="choice", options=CITIES), answer) == 1.0
@@ -163,6 +216,7 @@ def test_an_option_that_holds_a_negation_can_be_chosen(answer: str) -> None:
     "answer",
     ["A or B", "A and B", "A, B", "A/B", "AB", "b, a", "not B", "Definitely not B", "B is wrong", "B. London", "B or not",
      "both B and C", "all of them", "B C", "(A) (B)", "B, A", "anything but B", "The letter", "Both", "Because", "none",
+     "\u2260 B", "!B", "B-52", "B: no", "B) ruled out", "B, though London fits", "B, A too", "B according to X, C according to Y",
      "A dog is B", "B, or possibly (C)", "B. And also C", "A; B", "A. B. C. D", "B\nC"],
 )  # fmt: skip
 def test_several_or_negated_letters_are_no_answer(answer: str) -> None:
@@ -178,7 +232,7 @@ def test_several_or_negated_letters_are_no_answer(answer: str) -> None:
         ("B", "The correct answer is A... no, wait. The correct answer is B", 1.0),
         ("D", "Definitely not A", 0.0),
         ("A", "Answer B", 0.0),
-        ("C", "Definitely C", 0.0),
+        ("C", "Definitely C", 1.0),
         ("B", "Therefore, the answer is (B)", 1.0),
         ("B", "the correct answer is (B)", 1.0),
         ("B", "The correct option is (B).", 1.0),
@@ -200,7 +254,8 @@ def test_letters_beyond_the_options_are_no_answer() -> None:
         ("Yes", True), ("yes.", True), ("**Yes**", True), ("True", True), ("Yes, both are American", True), ("No", False),
         ("no, they are not", False), ("False", False), ("No because they differ", False), ("yes and no", None),
         ("yes or no", None), ("Yes, no", None), ("No. Yes", None), ("not yes", None), ("unknown", None), ("no one", None),
-        ("Northern Ireland", None), ("yes, but only partly", None), ("Yes, they are not", None), ("maybe", None), ("", None),
+        ("Yes, it depends", None), ("Yes, nope", None), ("No, yep", None), ("Yes, 50/50", None), ("No, that is incorrect", False),
+        ("\uff39\uff45\uff53", True), ("Northern Ireland", None), ("yes, but only partly", None), ("Yes, they are not", None), ("maybe", None), ("", None),
     ],
 )  # fmt: skip
 def test_yes_and_no_are_read_only_where_said_plainly(text: str, said: bool | None) -> None:

@@ -1,4 +1,4 @@
-"""A run small enough for a test: a model that already answers yes or no at random, and questions whose answer is one of them."""
+"""A run small enough for a test: a model that already answers oak or ash at random, and questions whose answer is one of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data.prepare import prepare
 from data.problem import SourceProblem
 from data.prompts import PromptTemplate
 
-WORDS = "the answer is yes no </think> <think> red blue green door window says ? . Therefore ,".split()
+WORDS = "the answer is oak ash </think> <think> red blue green door window says ? . Therefore ,".split()
 TEMPLATE = PromptTemplate("{context} {question}")
 CHAT_TEMPLATE = "{% for m in messages %}<|user|> {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}<|assistant|> <think>{% endif %}"
 RESPONSE = "red </think> the answer is {answer} <|end|>"
@@ -34,12 +34,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def problems(count: int, num_words: int, seed: int) -> list[SourceProblem]:
-    """The document says `door yes` or `door no` somewhere among colours."""
+    """The document says `door says oak` or `door says ash` somewhere among colours."""
     rng = random.Random(f"{seed} {num_words}")
     made = []
     for i in range(count):
         words = [rng.choice(["red", "blue", "green", "."]) for _ in range(num_words)]
-        answer = rng.choice(["yes", "no"])
+        answer = rng.choice(["oak", "ash"])
         words[rng.randrange(num_words)] = f"door says {answer}"
         made.append(
             SourceProblem(
@@ -48,7 +48,7 @@ def problems(count: int, num_words: int, seed: int) -> list[SourceProblem]:
                 context=" ".join(words),
                 question="door ?",
                 answers=(answer,),
-                answer_type="yesno",
+                answer_type="text",
             )
         )
     return made
@@ -76,7 +76,7 @@ def write_model(folder: Path) -> str:
         prompts = [
             f"<|user|> {p.context} {p.question} <|assistant|> <think>" for p in problems(16, 12, rng.randrange(10**6))
         ]
-        rows = [f"{p} {RESPONSE.format(answer=rng.choice(['yes', 'no']))}" for p in prompts]
+        rows = [f"{p} {RESPONSE.format(answer=rng.choice(['oak', 'ash']))}" for p in prompts]
         ids = words(rows, return_tensors="pt").input_ids
         labels = ids.clone()
         labels[:, : -len(RESPONSE.split())] = -100

@@ -10,8 +10,8 @@ import pytest
 from data.problem import Question
 from rewards.hybrid import HybridScorer, RuleScorer
 from rewards.service import ScorerConfig, build_scorer, require_module
-from rl.cluster import JUDGE_CACHE, scorer_config
 from rl.config import DataSection, ModelSection, RewardSection, RunConfig, RunSection, StageSection
+from rl.scoring import JUDGE_CACHE, scorer_config
 from tests.rewards.cases import ask
 
 OWN = """

@@ -2,6 +2,7 @@
 
 A tiny base model, synthetic problems planted in real text, warm-up SFT on short documents, staged GRPO on longer ones,
 evaluation before and after, report.html. Each part is the command a user would give, and is printed before it runs.
+With `--judge` a tiny judge is made first, and the run serves it and asks it what its rule did not accept.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ class DemoConfig(Section):
 
 def run(argv: Sequence[str]) -> int:
     """Run every part in turn; returns the exit code of the first that fails."""
-    flags = (Flag(name="small", doc="A few steps and problems only: shows that every part works, not what it learns."),)
+    flags = (
+        Flag(name="small", doc="A few steps and problems only: shows that every part works, not what it learns."),
+        Flag(name="judge", doc="Make a tiny judge (launch.tiny_judge) and score with rule and judge."),
+    )
     command = load_config(DemoConfig, argv, prog="python -m launch.demo", flags=flags)
     config, started = command.config, time.monotonic()
     folder = Path(config.dir)
@@ -70,10 +74,12 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_CONFIG
     seconds: dict[str, float] = {}
     small = {} if not command.is_on("small") else {"train.max_steps": 5}
+    judge = folder / "judge" if command.is_on("judge") else None
     parts = {
         "base": ["launch.base", "--out", folder / "base", "--seed", config.seed],
+        **({"judge": ["launch.tiny_judge", "--out", judge]} if judge else {}),
         "sft": ["launch.sft", CONFIGS / "demo_sft.toml", *_sft_options(config, small)],
-        "rl": ["launch.rl", CONFIGS / "demo.toml", *_rl_options(config, SMALL if small else {})],
+        "rl": ["launch.rl", CONFIGS / "demo.toml", *_rl_options(config, SMALL if small else {}, judge)],
         "report": ["launch.report", folder],
     }
     for name, words in parts.items():
@@ -137,14 +143,15 @@ def _sft_options(config: DemoConfig, more: dict[str, int]) -> list[str]:
     return _options({**paths, "train.seed": config.seed, **more})
 
 
-def _rl_options(config: DemoConfig, more: dict[str, int]) -> list[str]:
+def _rl_options(config: DemoConfig, more: dict[str, int], judge: Path | None) -> list[str]:
     folder = Path(config.dir)
-    paths = {
+    paths: dict[str, Path | int] = {
         "run.dir": folder,
         "model.path": folder / "sft",
         "data.train": folder / "data" / "train",
         "data.test": folder / "data" / "test",
         "evaluation.checkpoints.base": folder / "base",
+        **({"reward.judge_path": judge} if judge else {}),
     }
     return _options({**paths, "run.seed": config.seed, **more})
 

@@ -74,6 +74,7 @@ _UNDRESSED = re.compile(r"[\w ,.;:!?%/&+-]*")
 _OVERRIDES = re.compile("[\u202d\u202e]")
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]*_]{0,4}\s+(?=([\"'“‘(\[*_]{0,3}[A-Z0-9\\][\w']{0,20}))")
 _TITLES = re.compile(r"mr|mrs|ms|dr|prof|st|no|vs|gen|col|sgt|capt|lt|rev|hon|mt|ft|fig|vol|approx")
+_MONTHS = re.compile(r"jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec")
 _MAYBE_ABBREVIATIONS = re.compile(r"inc|ltd|co|corp|jr|sr|etc|dept|est|bros|u\.s|u\.k")
 _OPENERS = re.compile(
     r"the|this|that|these|those|it|its|because|in|as|according|he|she|they|his|her|their|since|based|we|there"
@@ -287,7 +288,7 @@ def _ends_sentence(left: str, next_word: str) -> bool:
         return True
     words = left[:-1].rsplit(None, 1)
     word = words[-1].lower().lstrip("\"'“‘(*_") if words else ""
-    if _TITLES.fullmatch(word):
+    if _TITLES.fullmatch(word) or (_MONTHS.fullmatch(word) and next_word.lstrip("\"'“‘([*_")[:1].isdigit()):
         return False
     initial = (len(word) == 1 and word.isalpha()) or "." in word.rstrip("0123456789")
     if initial or _MAYBE_ABBREVIATIONS.fullmatch(word):

@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 judge_cache=arguments.judge_cache,
                 second_opinion=arguments.second_opinion,
                 canaries_per_batch=arguments.canaries,
+                contain=arguments.contain,
                 require_closed_think=arguments.require_closed_think,
             )
         )
@@ -208,6 +209,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--explain", action="store_true", help="add to every row which rule spoke, why, and where the answer was read"
+    )
+    parser.add_argument(
+        "--contain", action="store_true", help="accept a short text answer that holds a gold as whole words, guarded"
     )
     parser.add_argument(
         "--require-closed-think",

@@ -14,6 +14,7 @@ from typing import cast
 from rewards.hybrid import HybridScorer, Rule, RuleScorer
 from rewards.pool import SymbolicPool
 from rewards.rules import judge_by_rule
+from rewards.rules.containment import judge_with_containment
 from rewards.types import Scorer
 
 
@@ -39,6 +40,8 @@ class ScorerConfig:
     """A judge's YES counts only where the same answer gets a NO beside a wrong reference."""
     canaries_per_batch: int = 0
     """Cases with a known verdict that are asked beside every batch; when too many go wrong, the judge abstains."""
+    contain: bool = False
+    """A short text answer that holds a gold as whole words is accepted too, where nothing in it could turn it round."""
     require_closed_think: bool = False
     """The prompt opens `<think>`: a response that never closes it has no answer."""
 
@@ -49,7 +52,9 @@ def build_scorer(config: ScorerConfig) -> Scorer:
     Raises:
         ValueError: a factory that cannot be found, a judge model without a url, a judge setting that cannot be used.
     """
-    return _factory(config.factory)(config) if config.factory else rule_or_hybrid(config)
+    if config.factory:
+        return _factory(config.factory)(config)
+    return rule_or_hybrid(config, judge_with_containment if config.contain else judge_by_rule)
 
 
 def rule_or_hybrid(config: ScorerConfig, rule: Rule = judge_by_rule) -> Scorer:

@@ -156,6 +156,8 @@ class RewardSection(Section):
     """CPU workers that score."""
     scorer: str = ""
     """`module:function` that makes a scorer of your own from the settings below (docs/rewards.md); empty: rules and judge."""
+    contain: bool = False
+    """Also accept a short text answer that holds a gold as whole words and says nothing that could turn it round."""
     max_invalid_frac: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of rollouts without a valid score that a step may have; see run.max_failed_rounds."""
     judge_url: str = ""

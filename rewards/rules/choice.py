@@ -16,6 +16,8 @@ from rewards.rules.text import MAX_CACHED_GOLDS, normal_gold, normalise, without
 from rewards.rules.types import RuleVerdict
 
 _MAX_LETTERS = 26
+_CLAUSE_WORDS = 4
+"""So many words after a letter explain it; fewer are the option's own or another's."""
 _LETTERS_WITHOUT_OPTIONS = 10
 _NAME = r"(?:(?:the|my)\s)?(?:(?:correct|right|best|final)\s)?(?:option|choice|answer|letter)\s?(?:is\s|:\s?)?"
 _OPENING = re.compile(
@@ -93,7 +95,14 @@ def read_choice(answer: str, options: tuple[str, ...] = ()) -> str | None:
         or (letter != "A" and _CAPITAL_A.search(rest))
     ):
         return None
-    return None if _mentions_another(rest, letter, options) else letter
+    return None if _mentions_another(rest, letter, options) or _is_a_remark(rest, letter, options) else letter
+
+
+def _is_a_remark(rest: str, letter: str, options: tuple[str, ...]) -> bool:
+    """Whether a few words that are not the option's own follow the letter: `B. Discarded`, `B, alongside the first`."""
+    if not rest or not options or len(rest.split()) >= _CLAUSE_WORDS:
+        return False
+    return not set(normalise(rest).split()) <= set(normal_gold(options[ord(letter) - ord("A")]).split())
 
 
 def _mentions_another(rest: str, letter: str, options: tuple[str, ...]) -> bool:

@@ -1,8 +1,9 @@
 """Numeric answers: the values must agree, sign and scale included.
 
 Tolerance. A gold printed with decimals (`15.57`): within half a unit of its last printed place, or
-0.1 %. A gold printed whole (`2019`, `27.0`, `3 million`): only an answer printed finer may differ,
-by half a unit of the gold's last place and by 0.1 % at most, so 2018 and 2018.0 are not 2019.
+0.1 %. A gold printed whole (`2019`, `27.0`, `3 million`): only an answer printed finer or coarser may
+differ, by half a unit of the coarser last place and by 0.1 % at most: `12.38 million` is 12381521, but
+2018 and 2018.0 are not 2019.
 
 Percent and scale words belong to the value where both sides carry them. Where one side does and the
 other does not, the question decides: `5` is `5%` when it asks for a percentage, `621` is
@@ -121,6 +122,8 @@ def _close(said: Numeral, factor: Fraction, meant: Numeral) -> bool:
         return True
     difference = abs(value - meant.value)
     half_place, relative = meant.last_place / 2, abs(meant.value) * RELATIVE_TOLERANCE
+    if meant.is_whole and last_place > meant.last_place:
+        return difference <= min(last_place / 2, relative)
     if meant.is_whole:
         return last_place < meant.last_place and difference <= min(half_place, relative)
     return difference <= max(half_place, relative)

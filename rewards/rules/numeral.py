@@ -155,7 +155,7 @@ def _plain(text: str) -> str:
         text = unicodedata.normalize("NFKC", text).replace("\u2044", "/")
         text = re.sub("[\u2010-\u2015\u2212]", "-", "".join(c for c in text if unicodedata.category(c) != "Cf"))
     if "\\" in text:
-        text = _TEX_WORDS.sub(r" \1", _TEX_FRACTION.sub(r"\1/\2", text))
+        text = _TEX_WORDS.sub(r" \1", _TEX_FRACTION.sub(r" \1/\2", text))
         text = _TEX_SPACES.sub("", text).replace("\\times", "x").replace("\\cdot", "x").replace("\\approx", "")
         text = text.replace("\\%", "%").replace("\\$", "$")
     text = _TEX_SPACES.sub("", text).replace("**", "^").replace("*", " x ")

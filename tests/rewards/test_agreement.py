@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,34 @@ def test_what_the_official_scores_accept_the_rule_accepts() -> None:
         if row["exact"] == 1.0 and says(ask(*row["answers"]), row["prediction"]) != 1.0
     ]
     assert refused == []
+
+
+DRESSES = (
+    "Therefore, the answer is {}.",
+    "Therefore, the answer is ({}).",
+    "Answer: **{}**",
+    "\\boxed{{{}}}",
+    "So the final answer is: {}\n\nThis is stated in the third paragraph of the text.",
+)
+
+
+def test_every_gold_of_real_documents_is_accepted_in_every_dress() -> None:
+    types = {"extractive": "text", "free": "text"}
+    refused, num_asked = [], 0
+    for name in ("docqa_train", "docqa_dev"):
+        path = FOLDER.parent / f"{name}.jsonl"
+        if not path.exists():
+            pytest.skip(f"real problems are not here: no {name}.jsonl in the shared data folder")
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            golds = [gold for gold in row["answer"] if gold.strip()]
+            answer_type = types.get(row["answer_type"], row["answer_type"])
+            question = ask(*golds, answer_type=answer_type, question=row["question"])
+            for gold, dress in itertools.product(golds, DRESSES):
+                num_asked += 1
+                if rule(question, "<think>x</think>" + dress.format(gold)).value != 1.0:
+                    refused.append((row["id"], dress.format(gold)))
+    assert num_asked > 5_000 and refused == []
 
 
 def written_out(scale: str) -> str:

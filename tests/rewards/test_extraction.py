@@ -64,6 +64,7 @@ def test_the_answer_is_read_in_fair_dress(response: str) -> None:
         ("the answer is St. Louis. The text names the city twice.", "St. Louis"),
         ("the answer is U.S. Steel Corp. The company was founded in 1901.", "U.S. Steel Corp"),
         ("the answer is Vitamin C. The text says so in paragraph two.", "Vitamin C"),
+        ("the answer is Dec. 10, 1817. The text gives the day.", "Dec. 10, 1817"),
         ("the answer is -$5.", "-$5"),
         ("the answer is (5)", "(5)"),
         ("the answer is 12.5 million. Revenue rose by 3% in 2019.", "12.5 million"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from rewards.hybrid import RuleScorer
 from rewards.rules.choice import read_choice
 from rewards.rules.numeral import read_number
 from rewards.rules.text import normalise
 from rewards.rules.yesno import read_yesno
+from rewards.service import ScorerConfig, build_scorer
 from tests.rewards.cases import CITIES, ask, rule, says
 
 OBAMA = ask("Barack Obama")
@@ -267,3 +269,39 @@ def test_a_yesno_gold_that_is_neither_is_compared_word_for_word() -> None:
     assert says(gold, "insufficient information.") == 1.0
     assert says(gold, "no") == 0.0
     assert says(ask("yes", answer_type="yesno"), "true") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "value"),
+    [
+        ("12381521", "12.38 million", 1.0),
+        ("12381521", "12.3 million", 0.0),
+        ("12381521", "12381522", 0.0),
+        ("1250", "1.2 thousand", 0.0),
+        ("2.5", "2\\frac{1}{2}", 1.0),
+        ("10.5", "2\\frac{1}{2}", 0.0),
+    ],
+)
+def test_a_rounded_number_is_right_within_a_thousandth_and_a_mixed_one_is_a_sum(
+    gold: str, answer: str, value: float
+) -> None:
+    assert says(ask(gold, answer_type="number"), answer) == value
+
+
+@pytest.mark.parametrize("answer", ["B. Discarded", "B, alongside the first", "B. Traven", "B, A likewise"])
+def test_a_remark_after_a_letter_is_no_choice(answer: str) -> None:
+    assert read_choice(answer, CITIES) is None
+
+
+def test_the_words_of_an_option_may_stand_after_its_letter() -> None:
+    assert read_choice("C) The author does not say", CITIES) == "C"
+    assert read_choice("B) France", ("the King of Spain", "the King of France")) == "B"
+    assert read_choice("B, which the second paragraph names as the place", CITIES) == "B"
+
+
+def test_containment_is_an_option_and_guarded() -> None:
+    gold = ask("Utrecht")
+    answers = ["the city of Utrecht", "Utrecht University", "not in Utrecht", "Utrecht or Ghent", "x " * 40 + "Utrecht"]
+    asked = [(gold, f"the answer is {answer}") for answer in answers]
+    assert [score.value for score in RuleScorer().score(asked)] == [0.0] * 5
+    assert [score.value for score in build_scorer(ScorerConfig(contain=True)).score(asked)] == [1.0, 0.0, 0.0, 0.0, 0.0]

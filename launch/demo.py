@@ -73,8 +73,9 @@ def run(argv: Sequence[str]) -> int:
         print(f"{folder} holds a finished demo; remove it or name another folder with --dir", file=sys.stderr)
         return EXIT_CONFIG
     seconds: dict[str, float] = {}
-    small = {} if not command.is_on("small") else {"train.max_steps": 5}
     judge = folder / "judge" if command.is_on("judge") else None
+    # A policy that does not know the form of an answer yet would leave the judge without a question.
+    small = {} if not command.is_on("small") else {"train.max_steps": 60 if judge else 5}
     parts = {
         "base": ["launch.base", "--out", folder / "base", "--seed", config.seed],
         **({"judge": ["launch.tiny_judge", "--out", judge]} if judge else {}),

@@ -26,6 +26,8 @@ from rewards.hybrid import HybridScorer, RuleScorer
 from rewards.judge import Judge
 from rewards.judge_client import JudgePolicy
 from rewards.types import Score
+from rl.cluster import Cluster
+from rl.config import DataSection, ModelSection, RewardSection, RunConfig, RunSection, StageSection
 from rl.judge_process import JudgeProcess, JudgeSettings
 from rl.metrics import read_metrics
 from rl.rollout_log import read_rollouts, rollout_files
@@ -223,3 +225,30 @@ def test_the_demo_serves_the_judge_and_asks_it(made: tuple[Path, str], tmp_path:
     assert {row["reward/invalid_frac"] for row in rows} == {0.0}
     scores = [row for _, path in rollout_files(folder) for row in read_rollouts(path)]
     assert {row["score_status"] for row in scores} == {"ok"}
+
+
+def test_a_run_starts_its_own_judge_again_at_the_same_address(
+    made: tuple[Path, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = RunConfig(
+        run=RunSection(dir=str(tmp_path)),
+        model=ModelSection(path="unused"),
+        data=DataSection(train="unused"),
+        stages=[StageSection(max_prompt_tokens=10, steps=1)],
+        reward=RewardSection(judge_path=str(made[0])),
+    )
+    cluster = Cluster(config, model_path="unused", max_model_len=16)
+    assert cluster._judge is not None
+    with cluster._judge as process:
+        url, pids = process.url, family_of(process)
+        cluster.ensure_judge()
+        assert family_of(process) == pids, "a judge that runs is left alone"
+        for pid in reversed(pids[1:]):
+            os.kill(pid, signal.SIGKILL)
+        assert comes_true(lambda: all(is_gone(pid) for pid in pids))
+        cluster.ensure_judge()
+        assert (process.url, cluster._scorer_config.judge_url) == (url, url)
+        case = next(case for case in held_out(50) if case.kind == "alias")
+        assert score(process, [item(case)])[0].status == "ok"
+    assert "signal 9" in capfd.readouterr().err
+    assert (tmp_path / "judge.log").stat().st_size > 0

@@ -6,7 +6,8 @@ unknown (`value` None), never 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 Rule = Callable[[str, Question], RuleVerdict]
 """(extracted answer, question) -> verdict."""
+
+
+FORMULAS_S = 60.0
+"""Time that one batch's formulas may take together, so that answers made to be slow stall no step."""
+_PAIRS_PER_CALL = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,16 +85,16 @@ class RuleScorer:
 
     def _compare_formulas(self, questions: Sequence[Question], ruled: list[Ruled], pool: SymbolicPool) -> None:
         """Replaces the verdicts that the pool changes: accepted, or unknown where it got no time or no process."""
-        pairs = [
-            (i, pair) for i, question in enumerate(questions) if ruled[i].open for pair in _pairs(question, ruled[i])
-        ]
-        replies: dict[int, list[SymbolicReply]] = {}
-        for (i, _), reply in zip(pairs, pool.compare([pair for _, pair in pairs]), strict=True):
-            replies.setdefault(i, []).append(reply)
-        for i, of_item in replies.items():
-            worst = max(of_item, key=lambda reply: _WEIGHT.get(reply.status, 0))
-            if worst.status in _WEIGHT:
-                ruled[i] = _with_formula(ruled[i], worst)
+        pairs = {
+            i: of_item
+            for i, question in enumerate(questions)
+            if ruled[i].open and (of_item := _pairs(question, ruled[i]))
+        }
+        replies = _replies(dict.fromkeys(pair for of_item in pairs.values() for pair in of_item), pool)
+        for i, of_item in pairs.items():
+            best = max((replies[pair] for pair in of_item), key=lambda reply: _WEIGHT.get(reply.status, 0))
+            if best.status in _WEIGHT:
+                ruled[i] = _with_formula(ruled[i], best)
 
     def _score_one(self, question: Question, response: str) -> Ruled:
         found = extract_answer(response, thinking=self._require_closed_think)
@@ -106,6 +112,17 @@ class RuleScorer:
 
 _WEIGHT = {"failed": 1, "timeout": 2, "equal": 3}
 """The replies that change a verdict: over several accepted answers the one that weighs most stands."""
+
+
+def _replies(pairs: Iterable[tuple[str, str]], pool: SymbolicPool) -> dict[tuple[str, str], SymbolicReply]:
+    """The pool's reply to each pair; once `FORMULAS_S` have passed, the rest are `timeout`."""
+    replies: dict[tuple[str, str], SymbolicReply] = {}
+    waiting, started = list(pairs), time.monotonic()
+    while waiting and time.monotonic() - started < FORMULAS_S:
+        part, waiting = waiting[:_PAIRS_PER_CALL], waiting[_PAIRS_PER_CALL:]
+        replies |= zip(part, pool.compare(part), strict=True)
+    late = SymbolicReply(status="timeout", detail=f"the batch's {FORMULAS_S:.0f} s for formulas are used up")
+    return replies | dict.fromkeys(waiting, late)
 
 
 def _pairs(question: Question, ruled: Ruled) -> list[tuple[str, str]]:

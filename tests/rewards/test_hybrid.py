@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import pytest
 
+import rewards.hybrid
 from rewards.hybrid import HybridScorer, RuleScorer
 from rewards.judge import Judge
 from rewards.judge_client import JudgePolicy
@@ -123,6 +125,23 @@ def test_a_verifier_without_a_verdict_leaves_the_score_unknown_and_a_heavy_answe
     [score, plain] = scorer.score([(HALF, "\\boxed{\\frac{1}{\\sqrt{2}}}"), (OBAMA, OTHER)])
     assert (score.value, score.status) == (value, status)
     assert (plain.value, plain.status) == (0.0, "ok")
+
+
+def test_formulas_that_take_too_long_together_stall_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(Answering):
+        num_asked = 0
+
+        def compare(self, pairs: Sequence[tuple[str, str]]) -> list[SymbolicReply]:
+            self.num_asked += len(pairs)
+            time.sleep(0.06)
+            return super().compare(pairs)
+
+    monkeypatch.setattr(rewards.hybrid, "FORMULAS_S", 0.1)
+    pool = Slow("different")
+    responses = [f"\\boxed{{\\frac{{{i}}}{{\\sqrt{{2}}}}}}" for i in range(3, 99)]
+    scores = RuleScorer(symbolic=pool).score([(HALF, response) for response in responses + responses])
+    assert pool.num_asked == 32, "two calls of sixteen, and nothing twice"
+    assert [score.status for score in scores] == (["ok"] * 32 + ["timeout"] * 64) * 2
 
 
 def test_where_the_verifier_had_no_time_the_judge_decides() -> None:

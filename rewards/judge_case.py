@@ -14,7 +14,7 @@ import orjson
 
 from data.problem import Question
 from rewards.judge_prompt import as_data, judge_prompt
-from rewards.rules.choice import read_choice
+from rewards.rules.choice import options_of, read_choice
 from rewards.rules.numeral import read_number
 from rewards.rules.yesno import read_yesno
 
@@ -63,8 +63,9 @@ def with_decoy(case: JudgeCase) -> JudgeCase:
 
 
 def _with_option(answer: str, question: Question) -> str:
-    letter = read_choice(answer, question.options) if question.answer_type == "choice" and question.options else None
-    return answer if letter is None else f"{letter}) {question.options[ord(letter) - ord('A')]}"
+    options = options_of(question) if question.answer_type == "choice" else ()
+    letter = read_choice(answer, options) if options else None
+    return answer if letter is None else f"{letter}) {options[ord(letter) - ord('A')]}"
 
 
 def _decoy(case: JudgeCase) -> str:
@@ -72,8 +73,9 @@ def _decoy(case: JudgeCase) -> str:
     golds = question.answers
     match question.answer_type:
         case "choice":
-            meant = {read_choice(gold, question.options) for gold in golds}
-            letters = [chr(ord("A") + i) for i in range(len(question.options) or 4)]
+            options = options_of(question)
+            meant = {read_choice(gold, options) for gold in golds}
+            letters = [chr(ord("A") + i) for i in range(len(options) or 4)]
             wrong = [letter for letter in letters if letter not in meant]
             if wrong and None not in meant:
                 return _with_option(wrong[_draw(case) % len(wrong)], question)

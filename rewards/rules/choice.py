@@ -19,6 +19,8 @@ _MAX_LETTERS = 26
 _CLAUSE_WORDS = 4
 """So many words after a letter explain it; fewer are the option's own or another's."""
 _LETTERS_WITHOUT_OPTIONS = 10
+_LISTED_ON_LINES = re.compile(r"^[ \t]*[(\[]?(?P<letter>[A-Z])[)\].:][ \t]+(?=\S)", re.MULTILINE)
+_LISTED_INLINE = re.compile(r"(?:^|\s)[(\[](?P<letter>[A-Z])[)\]]\s+(?=\S)")
 _NAME = r"(?:(?:the|my)\s)?(?:(?:correct|right|best|final)\s)?(?:option|choice|answer|letter)\s?(?:is\s|:\s?)?"
 _OPENING = re.compile(
     rf"(?:(?:it\s?is|it's|this\sis|that\sis|i\s(?:choose|pick|select)|choose|pick|select|must\sbe)\s)?"
@@ -46,10 +48,11 @@ _WORD = re.compile(r"\w+")
 
 def judge(answer: str, question: Question) -> RuleVerdict:
     """Accepts the letter (or the option's text) of an accepted answer."""
-    said = read_choice(answer, question.options)
+    options = options_of(question)
+    said = read_choice(answer, options)
     all_read = True
     for gold in question.answers:
-        meant = _meant(gold, question.options)
+        meant = _meant(gold, options)
         all_read = all_read and meant is not None
         if meant is None:
             if (normal := normal_gold(gold)) and normal == normalise(answer[:MAX_ANSWER_CHARS]):
@@ -67,6 +70,22 @@ def _meant(gold: str, options: tuple[str, ...]) -> str | None:
     return read_choice(gold, options)
 
 
+def options_of(question: Question) -> tuple[str, ...]:
+    """The choices' texts, A first: the question's own field, else what its text lists by letter; () for neither."""
+    return question.options or _listed_options(question.question)
+
+
+@lru_cache(maxsize=MAX_CACHED_GOLDS)
+def _listed_options(question: str) -> tuple[str, ...]:
+    for pattern in (_LISTED_ON_LINES, _LISTED_INLINE):
+        marks = list(pattern.finditer(question))
+        letters = "".join(mark["letter"] for mark in marks)
+        if len(letters) > 1 and "ABCDEFGHIJKLMNOPQRSTUVWXYZ".startswith(letters):
+            ends = [*(mark.start() for mark in marks[1:]), len(question)]
+            return tuple(question[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True))
+    return ()
+
+
 def read_choice(answer: str, options: tuple[str, ...] = ()) -> str | None:
     """The one letter that `answer` names, upper case; None where it names none, several or not that one."""
     if len(answer) > MAX_ANSWER_CHARS:
@@ -80,6 +99,9 @@ def read_choice(answer: str, options: tuple[str, ...] = ()) -> str | None:
     if options and (last := _LETTER_LAST.fullmatch(bare)) and (by_text := _letters_of(last[1], options)):
         letter = (last[2] or last[3]).upper()
         return letter if by_text == [letter] else None
+    whole_letter, whole_rest = _opening_letter(answer) if options else (None, "")
+    if whole_letter is not None and whole_letter in _letters_of(whole_rest, options):
+        return whole_letter
     letter, rest = _opening_letter(bare)
     count = min(len(options), _MAX_LETTERS) if options else _LETTERS_WITHOUT_OPTIONS
     if letter is None or ord(letter) - ord("A") >= count:

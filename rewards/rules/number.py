@@ -52,7 +52,10 @@ def judge(answer: str, question: Question) -> RuleVerdict:
             return RuleVerdict(accepted=True, readable=True, reason=f"number: {said.show()} equals {gold[:80]!r}")
         if said is not None:
             reason = f"number: {said.show()} is not {gold[:80]!r}"
-            settled = settled and _is_settled(said, meant)
+            # Parentheses are dress in an answer and a minus in accounting: which of them, only a judge can tell.
+            accounting = read_number(bare, is_gold=True) if "(" in bare else None
+            could_be = accounting is not None and equal(accounting, meant, question.question)
+            settled = settled and _is_settled(said, meant) and not could_be
     return RuleVerdict(accepted=False, readable=said is not None, is_settled=settled, reason=reason)
 
 

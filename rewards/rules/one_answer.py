@@ -13,6 +13,7 @@ from data.problem import Question
 from rewards.doubt import CROSSES, DENYING_WORDS, NEGATION, hedges, lists_items
 from rewards.phrases import WORD
 from rewards.rules.addressed import speaks_to_the_judge, visible
+from rewards.rules.choice import options_of
 from rewards.rules.numeral import gold_number
 from rewards.rules.text import normal_gold, normalise
 from rewards.rules.units import changes_a_number
@@ -93,6 +94,8 @@ _LETTERS = re.compile(
     re.IGNORECASE,
 )
 _LETTER_FIRST = re.compile(r"\W*(?!(?:A|I)\s[a-z])[A-J](?![\w'\u2019])")
+_MARKED_LETTER = re.compile(r"\W{0,4}[A-J][).:\]]\s(?:[^\s()]+\s+){3}(?!.*(?<![\w'\u2019])\(?[B-J]\b)", re.DOTALL)
+"""A letter with its mark, at least four words, and no other letter."""
 _LETTER_LAST = re.compile(r".{2,200}\(([A-J])\)\W*", re.DOTALL)
 _YES_OR_NO = re.compile(r"\b(?:yes|no|true|false|yep|nope|yeah|nah)\b|\by/n\b|yesno", re.IGNORECASE)
 _COUNTRIES = frozenset(
@@ -246,12 +249,15 @@ def _several_numbers(text: str) -> bool:
 
 def _several_options(text: str, words: frozenset[str], question: Question) -> str:
     """For a choice that the rule could not read: why it is no single option."""
+    options = options_of(question)
+    if not options and _MARKED_LETTER.match(text) and not _LETTERS.match(text):
+        return ""  # what stands behind the letter may be its option's text, which is not known here
     if _LETTERS.match(text) or _LETTER_FIRST.match(text) or _LETTER_LAST.fullmatch(text):
         return "no single option's letter"
     if _SEVERAL_OPTIONS.search(text) or hedges(text, words):
         return "several options"
     said = f" {normalise(text)} "
-    named = [option for option in question.options if (normal := normal_gold(option)) and f" {normal} " in said]
+    named = [option for option in options if (normal := normal_gold(option)) and f" {normal} " in said]
     if len(named) > 1:
         return "several options"
     if not named and len(said.split()) == 1 and len(said.strip()) <= 4:

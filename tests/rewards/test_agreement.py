@@ -109,7 +109,9 @@ def test_every_gold_of_real_documents_is_accepted_in_every_dress() -> None:
             golds = [gold for gold in row["answer"] if gold.strip()]
             answer_type = types.get(row["answer_type"], row["answer_type"])
             question = ask(*golds, answer_type=answer_type, question=row["question"])
-            for gold, dress in itertools.product(golds, DRESSES):
+            option = row["meta"].get("option_text")
+            dressed = [f"({golds[0]}) {option}", f"{golds[0]}. {option}", option] if option else []
+            for gold, dress in itertools.product([*golds, *dressed], DRESSES):
                 num_asked += 1
                 if rule(question, "<think>x</think>" + dress.format(gold)).value != 1.0:
                     refused.append((row["id"], dress.format(gold)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rewards.hybrid import RuleScorer
-from rewards.rules.choice import read_choice
+from rewards.rules.choice import options_of, read_choice
 from rewards.rules.numeral import read_number
 from rewards.rules.text import normalise
 from rewards.rules.yesno import read_yesno
@@ -305,3 +305,41 @@ def test_containment_is_an_option_and_guarded() -> None:
     asked = [(gold, f"the answer is {answer}") for answer in answers]
     assert [score.value for score in RuleScorer().score(asked)] == [0.0] * 5
     assert [score.value for score in build_scorer(ScorerConfig(contain=True)).score(asked)] == [1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+LISTED = "Why was it rejected?\n(A) It was late\n(B) Neither the board nor the city\nagreed to both parts\n(C) It was too dear"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "(B) Neither the board nor the city agreed to both parts",
+        "Neither the board nor the city agreed to both parts",
+        "B",
+    ],
+)
+def test_options_that_the_question_lists_are_known(answer: str) -> None:
+    gold = ask("B", answer_type="choice", question=LISTED)
+    assert options_of(gold)[1:] == ("Neither the board nor the city\nagreed to both parts", "It was too dear")
+    assert says(gold, answer) == 1.0
+    assert says(ask("A", answer_type="choice", question=LISTED), answer) == 0.0
+
+
+@pytest.mark.parametrize("question", ["Which?", "Was it (A) alone", "(B) first\n(C) second", "Plan A. or plan B. then"])
+def test_no_options_are_made_up(question: str) -> None:
+    assert options_of(ask("B", answer_type="choice", question=question)) == ()
+
+
+def test_where_no_option_is_known_text_behind_a_letter_is_left_to_a_judge() -> None:
+    gold = ask("B", answer_type="choice")
+    answers = ["(B) He did not agree with the plan", "(B) He did not agree, unlike (C)", "not B"]
+    ruled = RuleScorer().verdicts([(gold, f"the answer is {answer}") for answer in answers])
+    assert [(one.score.value, one.open) for one in ruled] == [(0.0, True), (0.0, False), (0.0, False)]
+
+
+def test_a_number_in_parentheses_that_accounting_would_read_as_the_gold_is_left_to_a_judge() -> None:
+    [parentheses, plain] = RuleScorer().verdicts(
+        [(ask("-350", answer_type="number"), f"the answer is {answer}") for answer in ("(350)", "350")]
+    )
+    assert (parentheses.score.value, parentheses.open) == (0.0, True)
+    assert (plain.score.value, plain.open) == (0.0, False)

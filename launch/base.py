@@ -8,8 +8,6 @@ at once.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -22,8 +20,7 @@ from pydantic import Field
 from data.synthesis.corpus import builtin_corpus
 from data.synthesis.words import CITIES, SPLITS, keys_of
 from launch.cli import load_config, main
-from rl.config import Section
-from rl.run_folder import installed_versions
+from launch.tiny_model import RECIPE_FILE, TinyShape, is_made, new_model, recipe_of
 
 if TYPE_CHECKING:
     from transformers import Qwen2Tokenizer
@@ -33,7 +30,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}"
 )
 END = "<|im_end|>"
-RECIPE_FILE = "recipe.json"
+MAX_POSITION = 4096
+"""Longest sequence that may be served."""
 PHRASES = (
     "Since visited trusts and Therefore, the answer is Which city did the person that visit? trusted by "
     "Please read the following text and answer the question below. Format your response as follows:"
@@ -43,7 +41,7 @@ WORD_REPEATS = 2000
 """How often the tokenizer's training text holds each key, so that a key becomes one token."""
 
 
-class BaseConfig(Section):
+class BaseConfig(TinyShape):
     """A tiny base model: architecture, tokenizer, association training."""
 
     out: str = "runs/base"
@@ -56,57 +54,32 @@ class BaseConfig(Section):
     """Keys of the train split that become one token each."""
     held_out_keys: int = Field(default=160, ge=1)
     """The same for the dev split and for the test split."""
-    hidden_size: int = Field(default=128, ge=32)
-    """Width."""
-    layers: int = Field(default=3, ge=2)
-    """Decoder layers."""
-    heads: int = Field(default=4, ge=2)
-    """Attention heads, each with its own keys and values."""
     steps: int = Field(default=500, ge=1)
     """Most association steps; training ends earlier when it is good enough."""
     max_position: int = Field(default=400, ge=100)
     """Range of positions that association is trained over; how far the model generalises in length depends on it."""
-    threads: int = Field(default=0, ge=0)
-    """Compute threads; 0: all cores."""
 
 
 def make_base(config: BaseConfig) -> tuple[Path, bool]:
     """Make the model, or find it made; returns its folder and whether it was there already."""
     out = Path(config.out)
-    recipe = json.dumps({"config": config.model_dump(exclude={"out"}), "versions": installed_versions()}, indent=2)
-    recipe = json.dumps({"code": _code_hash(), **json.loads(recipe)}, indent=2, sort_keys=True)
-    if (out / RECIPE_FILE).exists() and (out / RECIPE_FILE).read_text(encoding="utf-8") == recipe:
+    recipe = recipe_of(
+        config, [Path(__file__), Path(__file__).with_name("association.py"), Path(keys_of.__code__.co_filename)]
+    )
+    if is_made(out, recipe):
         return out, True
     import torch
-    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-    from launch.association import AssociationRecipe, initialise, train_association
+    from launch.association import AssociationRecipe, train_association
 
     torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
     tokenizer = train_tokenizer(config)
-    torch.manual_seed(config.seed)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            intermediate_size=2 * config.hidden_size,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.heads,
-            max_position_embeddings=4096,
-            tie_word_embeddings=True,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-        )
-    )
-    initialise(model, torch.Generator().manual_seed(config.seed))
+    model = new_model(config, tokenizer, max_position=MAX_POSITION, seed=config.seed)
     accuracy = train_association(
         model, AssociationRecipe(steps=config.steps, max_position=config.max_position), config.seed
     )
     print(f"association: {accuracy:.2f} of the facts found again", flush=True)
     temporary = out.with_name(f".tmp-{out.name}.{os.getpid()}")
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     (temporary / RECIPE_FILE).write_text(recipe, encoding="utf-8")
@@ -137,12 +110,6 @@ def _texts(config: BaseConfig) -> Iterator[str]:
     for word in [*keys, *CITIES, *PHRASES.split()]:
         yield f" {word}" * WORD_REPEATS
     yield "\n".join(FIRST_WORDS * WORD_REPEATS)
-
-
-def _code_hash() -> str:
-    """Of the files that decide what the model becomes."""
-    files = [Path(__file__), Path(__file__).with_name("association.py"), Path(keys_of.__code__.co_filename)]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def run(argv: Sequence[str]) -> int:

@@ -9,7 +9,6 @@ that a prompt has about 80. It is trained for a server that holds replies to the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -27,12 +26,11 @@ from pydantic import Field
 
 import rewards.judge_prompt
 from data.synthesis.words import CITIES, keys_of
-from launch.base import END, RECIPE_FILE
+from launch.base import END
 from launch.cli import load_config, main
 from launch.judge_data import KINDS, draw_cases
+from launch.tiny_model import RECIPE_FILE, TinyShape, is_made, new_model, recipe_of
 from rewards.judge_prompt import judge_prompt
-from rl.config import Section
-from rl.run_folder import installed_versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -54,7 +52,7 @@ SHARPNESS = 2.0
 """How much larger the second layer's queries and keys start than `initialise` makes them, which counts on training."""
 
 
-class TinyJudgeConfig(Section):
+class TinyJudgeConfig(TinyShape):
     """The tiny judge: size and data. How it is trained stands in launch/configs/tiny_judge.toml."""
 
     out: str = "runs/judge"
@@ -65,16 +63,8 @@ class TinyJudgeConfig(Section):
     """Cases to train on, half of them YES."""
     num_held_out: int = Field(default=400, ge=0)
     """Held-out cases that the accuracy is measured on."""
-    hidden_size: int = Field(default=128, ge=32)
-    """Width."""
-    layers: int = Field(default=3, ge=2)
-    """Decoder layers."""
-    heads: int = Field(default=4, ge=2)
-    """Attention heads, each with its own keys and values."""
     max_position: int = Field(default=32_768, ge=1024)
     """Longest sequence that may be served."""
-    threads: int = Field(default=0, ge=0)
-    """Compute threads; 0: all cores."""
 
 
 def make_judge(config: TinyJudgeConfig) -> tuple[Path, bool]:
@@ -84,12 +74,8 @@ def make_judge(config: TinyJudgeConfig) -> tuple[Path, bool]:
         RuntimeError: the SFT command failed; it has said why.
     """
     out = Path(config.out)
-    recipe = json.dumps(
-        {"code": _code_hash(), "config": config.model_dump(exclude={"out"}), "versions": installed_versions()},
-        indent=2,
-        sort_keys=True,
-    )
-    if (out / RECIPE_FILE).exists() and (out / RECIPE_FILE).read_text(encoding="utf-8") == recipe:
+    recipe = recipe_of(config, _files())
+    if is_made(out, recipe):
         return out, True
     work = out.with_name(f".tmp-{out.name}.{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
@@ -173,28 +159,9 @@ def _prompts(
 
 def _write_start(config: TinyJudgeConfig, folder: Path) -> None:
     import torch
-    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
-
-    from launch.association import initialise
 
     tokenizer = train_tokenizer(config.seed)
-    torch.manual_seed(config.seed)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            intermediate_size=2 * config.hidden_size,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.heads,
-            max_position_embeddings=config.max_position,
-            tie_word_embeddings=True,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-        )
-    )
-    initialise(model, torch.Generator().manual_seed(config.seed))
+    model = new_model(config, tokenizer, max_position=config.max_position, seed=config.seed)
     embedding, second = model.model.embed_tokens.weight, model.model.layers[1].self_attn
     with torch.no_grad():
         second.q_proj.weight *= SHARPNESS
@@ -203,7 +170,6 @@ def _write_start(config: TinyJudgeConfig, folder: Path) -> None:
             first, *others = (tokenizer.convert_tokens_to_ids(form) for form in meaning)
             for other in others:
                 embedding[other] = COSINE * embedding[first] + math.sqrt(1 - COSINE**2) * embedding[other]
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -231,12 +197,16 @@ def _texts(seed: int) -> Iterator[str]:
     yield from (f"{byte:02x}\n" * WORD_REPEATS for byte in range(256))
 
 
-def _code_hash() -> str:
-    """Of the files that decide what the judge becomes."""
+def _files() -> list[Path]:
+    """What decides what the judge becomes."""
     here = Path(__file__)
-    files = [here, here.with_name("judge_data.py"), here.with_name("association.py"), SFT_CONFIG]
-    files.append(Path(rewards.judge_prompt.__file__))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    return [
+        here,
+        here.with_name("judge_data.py"),
+        here.with_name("association.py"),
+        SFT_CONFIG,
+        Path(rewards.judge_prompt.__file__),
+    ]
 
 
 def run(argv: Sequence[str]) -> int:

@@ -22,6 +22,7 @@ from rewards.hybrid import RuleScorer
 
 DRAWN_PER_STEP = 128
 GROUP_SIZE = 8
+BATCH_ROLLOUTS = DRAWN_PER_STEP * GROUP_SIZE
 Figures = dict[str, Any]
 
 _WHO = Question(question="Who wrote it?", answers=("Ada Lovelace", "Countess of Lovelace"), answer_type="text")
@@ -54,17 +55,18 @@ PANEL: tuple[tuple[Question, str], ...] = tuple(
 
 
 def bench_rewards(seconds: float) -> Figures:
-    """Rule verdicts a second on one core, over about this many seconds."""
-    scorer, items = RuleScorer(), [*PANEL] * 20
+    """Rule verdicts a second on one core, over about this many seconds, in batches of a step's size."""
+    scorer, items = RuleScorer(), ([*PANEL] * (BATCH_ROLLOUTS // len(PANEL) + 1))[:BATCH_ROLLOUTS]
     scorer.score(items)
-    rates: list[float] = []
+    times: list[float] = []
     started = time.perf_counter()
-    while not rates or time.perf_counter() - started < seconds:
+    while not times or time.perf_counter() - started < seconds:
         before = time.perf_counter()
         scorer.score(items)
-        rates.append(len(items) / (time.perf_counter() - before))
-    rate = statistics.median(rates)
-    return {"verdicts_per_s": rate, "us_per_verdict": 1e6 / rate, "response_chars": len(_THOUGHT)}
+        times.append(time.perf_counter() - before)
+    rate = len(items) / statistics.median(times)
+    batch = {"batch_rollouts": len(items), "batch_s": statistics.median(times), "batch_max_s": max(times)}
+    return {"verdicts_per_s": rate, "us_per_verdict": 1e6 / rate, "response_chars": len(_THOUGHT), **batch}
 
 
 def bench_curriculum(num_problems: int, steps: int) -> Figures:

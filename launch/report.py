@@ -257,7 +257,12 @@ def _charts(record: RunRecord) -> list[Chart]:
         return f"{value:,.3g}" if abs(value) < 100 else f"{value:,.0f}"
 
     tasks = sorted(
-        {key.split("/")[1] for row in rows for key in row if key.startswith("reward/") and key.endswith("/mean")}
+        {
+            key.split("/")[1]
+            for row in rows
+            for key in row
+            if key.startswith("reward/") and key.endswith("/mean") and key.count("/") == 2
+        }
     )
 
     def share(value: float) -> str:
@@ -283,11 +288,21 @@ def _charts(record: RunRecord) -> list[Chart]:
         line_chart("Answers lost", "share of a step's rollouts", steps,
                    series(("cut off", "rollout/truncated_frac"), ("score unknown", "reward/invalid_frac")), bands,
                    text=share, floor=0.0),
+        line_chart("Rule and judge", "share of the valid rollouts", steps,
+                   series(("accepted by rule", "reward/rule_mean"), ("by the judge alone", "reward/judge_mean"),
+                          ("very short answers", "reward/short_answer_frac")), bands,
+                   text=share, floor=0.0),
+        line_chart("The judge's health", "share of known cases it got right", steps,
+                   series(("canaries right", "judge/canary_right_frac"), ("breaker open", "judge/breaker_open")), bands,
+                   text=share, floor=0.0, ceiling=1.0),
         area_chart("Time per step", "share of all time in the legend", steps, _times(rows), bands, text=lambda v: f"{v:.3g} s"),
         line_chart("Updates", "gradient norm before clipping", steps, series(("norm", "optim/grad_norm")), bands,
                    text=plain, floor=0.0),
     ]  # fmt: skip
-    return [chart for chart in charts if not (chart.title == "Reward by task" and len(tasks) < 2)] if rows else []
+    hidden = {"Reward by task"} if len(tasks) < 2 else set()
+    if not any(row.get("reward/judged_frac") for row in rows):
+        hidden |= {"Rule and judge", "The judge's health"}
+    return [chart for chart in charts if chart.title not in hidden] if rows else []
 
 
 def _times(rows: Sequence[Mapping[str, Any]]) -> list[Series]:

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 pytest.importorskip("jinja2", reason="jinja2 is not installed")
@@ -506,3 +507,20 @@ def test_one_step_and_thousands_of_steps_can_be_drawn() -> None:
 
 def test_times_read_as_people_say_them() -> None:
     assert [duration(s) for s in (9.4, 75, 3600 * 26 + 61)] == ["9 s", "1 min 15 s", "26 h 1 min"]
+
+
+def test_judge_and_tasks_have_charts_only_where_there_is_something_to_show(tmp_path: Path) -> None:
+    row = {
+        "step": 1,
+        "reward/mean": 0.5,
+        "reward/chain/mean": 0.5,
+        "reward/rule_mean": 0.4,
+        "judge/canary_right_frac": 1.0,
+    }
+    seen = {}
+    for judged_frac in (0.0, 0.25):
+        (tmp_path / "metrics.jsonl").write_bytes(orjson.dumps({**row, "reward/judged_frac": judged_frac}))
+        seen[judged_frac] = text_of(write_report(tmp_path))
+    for title in ("Rule and judge", "The judge's health"):
+        assert title not in seen[0.0] and title in seen[0.25]
+    assert "Reward by task" not in seen[0.25]

@@ -87,10 +87,11 @@ def test_the_control_costs_what_the_demo_costs_and_sees_the_longest_window_alone
     assert {control.window(i) for i in range(len(control.stages))} == {demo.window(len(demo.stages) - 1)}
 
 
-def test_the_papers_preset_has_the_papers_windows() -> None:
+def test_the_papers_preset_has_the_papers_windows_and_judge() -> None:
     config = _shipped("qwenlong_l1_14b")
     assert [config.window(i) for i in range(2)] == [(0, 20_000), (20_000, 60_000)]
     assert (config.curriculum.problems_per_step, config.curriculum.group_size, config.learner.lr) == (128, 8, 2e-6)
+    assert config.reward.judge_path == "Qwen/Qwen2.5-1.5B-Instruct"
 
 
 def _shipped(name: str) -> RunConfig:

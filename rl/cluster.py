@@ -309,10 +309,12 @@ def own_judge(config: RunConfig) -> JudgeSettings:
 
 def _scoring_place(*, near: bool) -> dict[str, float]:
     """What a scoring worker takes; `near`: on this machine, whose loopback the judge listens on."""
+    if not near:
+        return {"CPU": 1.0}
     here = ray.get_runtime_context().get_node_id()
     resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
     name = next(key for key in resources if key.startswith("node:") and "__" not in key)
-    return {"CPU": 1.0, name: 0.001} if near else {"CPU": 1.0}
+    return {"CPU": 1.0, name: 0.001}
 
 
 def _start_ray(num_cpus: int) -> bool:

@@ -59,5 +59,5 @@ def check_invalid_scores(health: Health, config: RunConfig) -> None:
         raise ScoringUnavailable(
             f"over {config.reward.max_invalid_frac:.0%} of the rollouts (reward.max_invalid_frac) had no valid score for "
             f"{health.failed_rounds} steps in a row (for instance {health.reason[:200] or 'no reason given'}); check the judge at "
-            f"{config.reward.judge_url or '(none configured)'} and go on with --resume auto"
+            f"{config.reward.judge_url or config.reward.judge_path or '(none configured)'} and go on with --resume auto"
         )

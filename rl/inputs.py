@@ -166,17 +166,19 @@ def _check_checkpoint(name: str, path: str) -> None:
 
 
 def _check_scorer(section: RewardSection) -> None:
-    try:
-        if section.scorer:
-            require_module(section.scorer)
-            return
-        scorer = build_scorer(ScorerConfig(judge_url=section.judge_url, judge_model=section.judge_model))
-    except ValueError as error:
-        key = "reward.scorer" if section.scorer else "reward.judge_url, reward.judge_model"
-        raise InputError(f"{key}: {error}") from None
-    scorer.close()
     if section.judge_path:
         JudgeProcess(JudgeSettings(model=section.judge_path, log=os.devnull))
+    if section.scorer:
+        try:
+            require_module(section.scorer)
+        except ValueError as error:
+            raise InputError(f"reward.scorer: {error}") from None
+        return
+    try:
+        scorer = build_scorer(ScorerConfig(judge_url=section.judge_url, judge_model=section.judge_model))
+    except ValueError as error:
+        raise InputError(f"reward.judge_url, reward.judge_model: {error}") from None
+    scorer.close()
 
 
 def _check_run_dir(path: str) -> None:

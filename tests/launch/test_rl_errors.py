@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -311,3 +312,32 @@ def test_preparing_a_malformed_file_ends_with_one_line_and_nothing_written(
     for word in words:
         assert word in line
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--reward.scorer", "nowhere:build"], "reward.scorer: scorer 'nowhere:build': no such module"),
+        (
+            ["--reward.scorer", "json"],
+            "reward.scorer: scorer 'json': no such module; name a function as module:function",
+        ),
+        (
+            ["--reward.judge_path", "m", "--reward.judge_url", "http://127.0.0.1:9/v1"],
+            "reward.judge_path: the run serves this judge itself; take out judge_url and judge_model",
+        ),
+        (["--reward.canaries_per_batch", "-1"], "reward.canaries_per_batch: seen -1, allowed: int >= 0"),
+    ],
+)
+def test_a_scorer_or_a_judge_that_cannot_be_is_told_by_its_key(
+    argv: list[str], words: str, good: Config, tmp_path: Path, told: Callable[..., str]
+) -> None:
+    assert words in told(written(good, tmp_path), *argv)
+
+
+def test_a_judge_of_the_runs_own_needs_a_folder(good: Config, tmp_path: Path, told: Callable[..., str]) -> None:
+    if find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed here: make setup installs it")
+    for scorer in ([], ["--reward.scorer", "json:loads"]):
+        line = told(written(good, tmp_path), "--reward.judge_path", str(tmp_path / "none"), *scorer)
+        assert "judge: there is no folder" in line

@@ -37,3 +37,9 @@ def test_a_good_step_between_starts_the_count_again_and_the_bound_itself_is_allo
     check_invalid_scores(after(0.6, 0.5, 0.6), CONFIG)
     check_invalid_scores(after(0.5, 0.5, 0.5), CONFIG)
     assert after(0.6, 0.6, 0.0).failed_rounds == 0
+
+
+def test_the_runs_own_judge_is_named_by_its_path() -> None:
+    own = CONFIG.model_copy(update={"reward": RewardSection(max_invalid_frac=0.5, judge_path="models/judge")})
+    with pytest.raises(ScoringUnavailable, match="check the judge at models/judge and go on"):
+        check_invalid_scores(after(0.6, 0.6), own)

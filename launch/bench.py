@@ -114,24 +114,29 @@ def bench_curriculum(num_problems: int, steps: int) -> Figures:
 def _learner(arguments: argparse.Namespace) -> Figures:
     import torch
 
-    from launch.bench_learner import LearnerCase, bench_learner
+    from launch.bench_case import LearnerCase
+    from launch.bench_learner import bench_learner
 
     cuda = torch.cuda.is_available() if arguments.device == "auto" else arguments.device == "cuda"
+    checkpointing = arguments.gradient_checkpointing
     case = LearnerCase(
         model=arguments.model,
+        vocab_size=arguments.vocab_size,
         prompt_tokens=arguments.prompt_tokens,
         response_tokens=arguments.response_tokens,
         group_size=arguments.group_size,
-        repeats=arguments.repeats,
-        threads=arguments.threads,
+        against=arguments.against,
+        sides=arguments.sides,
         device="cuda" if cuda else "cpu",
         dtype="bfloat16" if cuda else "float32",
+        gradient_checkpointing=cuda if checkpointing is None else checkpointing,
+        lora_rank=arguments.lora_rank,
+        micro_batch_tokens=arguments.micro_batch_tokens,
+        trl_micro_batch=arguments.trl_micro_batch,
+        repeats=arguments.repeats,
+        threads=arguments.threads,
     )
-    asked = {
-        key: getattr(case, key)
-        for key in ("model", "prompt_tokens", "response_tokens", "group_size", "device", "dtype")
-    }
-    return asked | bench_learner(case)
+    return bench_learner(case)
 
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Figures]] = {
@@ -141,14 +146,22 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Figures]] = {
 }
 
 
+LEAST = {
+    **dict.fromkeys(("problems", "steps", "prompt_tokens", "response_tokens", "repeats"), 1),
+    **dict.fromkeys(("micro_batch_tokens", "trl_micro_batch"), 1),
+    **dict.fromkeys(("group_size", "vocab_size"), 2),
+    **dict.fromkeys(("lora_rank", "threads"), 0),
+}
+"""The smallest value of every whole number that can be given."""
+
+
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     arguments = _parser().parse_args(argv)
-    for key in ("problems", "steps", "prompt_tokens", "response_tokens", "repeats"):
-        if getattr(arguments, key) < 1:
-            raise ConfigError(f"--{key.replace('_', '-')}: seen {getattr(arguments, key)}, allowed: 1 or more")
-    if arguments.group_size < 2:
-        raise ConfigError(f"--group-size: seen {arguments.group_size}, allowed: 2 or more")
+    for key, least in LEAST.items():
+        value = getattr(arguments, key)
+        if value is not None and value < least:
+            raise ConfigError(f"--{key.replace('_', '-')}: seen {value}, allowed: {least} or more")
     results: dict[str, Figures] = {}
     for name, bench in BENCHMARKS.items():
         if arguments.what in (name, "all"):
@@ -161,12 +174,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _lines(name: str, figures: Figures) -> list[str]:
-    return [name, *(f"  {key:18} {_shown(value)}" for key, value in figures.items())]
+    return [name, *(f"  {key:22} {_shown(value)}" for key, value in figures.items())]
 
 
 def _shown(value: Any) -> str:
     if not isinstance(value, float):
-        return str(value)
+        return "-" if value is None else str(value)
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
@@ -179,18 +192,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=5.0, help="rewards: how long to measure (%(default)s)")
     parser.add_argument("--problems", type=int, default=1_000_000, help="curriculum: problems (%(default)s)")
     parser.add_argument("--steps", type=int, default=50, help="curriculum: steps a stage (%(default)s)")
-    parser.add_argument("--prompt-tokens", type=int, default=2048, metavar="P", help="learner (%(default)s)")
-    parser.add_argument("--response-tokens", type=int, default=128, metavar="R", help="learner (%(default)s)")
-    parser.add_argument("--group-size", type=int, default=8, metavar="G", help="learner (%(default)s)")
-    parser.add_argument(
+    _add_learner_arguments(parser)
+    return parser
+
+
+def _add_learner_arguments(parser: argparse.ArgumentParser) -> None:
+    learner = parser.add_argument_group("learner")
+    add = learner.add_argument
+    add("--prompt-tokens", type=int, default=2048, metavar="P", help="(%(default)s)")
+    add("--response-tokens", type=int, default=128, metavar="R", help="(%(default)s)")
+    add("--group-size", type=int, default=8, metavar="G", help="(%(default)s)")
+    add(
         "--model",
         default="small",
-        help="learner: tiny, small, qwen2.5-0.5b or qwen2.5-7b with random weights, or a folder",
+        help="tiny, small, qwen2.5-0.5b, qwen2.5-1.5b or qwen2.5-7b with random weights, or a folder (%(default)s)",
     )
-    parser.add_argument("--repeats", type=int, default=3, help="learner: timed turns of each side (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="learner on CPU: compute threads; 0: all cores")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="learner (%(default)s)")
-    return parser
+    add("--vocab-size", type=int, metavar="V", help="in place of the shape's own")
+    add("--against", choices=("separate", "trl"), default="separate", help="what ours is compared with (%(default)s)")
+    add("--sides", choices=("both", "ours"), default="both", help="ours: run ours alone (%(default)s)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
+    add("--gradient-checkpointing", action=argparse.BooleanOptionalAction, help="both sides; default: on CUDA only")
+    add("--lora-rank", type=int, default=0, help="both sides train adapters of this rank; 0: the model (%(default)s)")
+    add("--micro-batch-tokens", type=int, help="response tokens at a time, ours; default: the learner's choice")
+    add("--trl-micro-batch", type=int, help="sequences at a time, TRL; default: all or one, whichever is faster here")
+    add("--repeats", type=int, default=3, help="timed turns of each side (%(default)s)")
+    add("--threads", type=int, default=0, help="on CPU: compute threads; 0: all cores")
 
 
 if __name__ == "__main__":

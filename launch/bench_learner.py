@@ -1,203 +1,274 @@
-"""What paying for the prompt once per group saves: our schedule against G separate sequences, in one process by turns.
+"""What paying for the prompt once per group saves: the learner's own step against the usual one, in one process by turns.
 
-The other side is what one writes with plain transformers: sdpa attention, one sequence prompt + response at a time, the
-head on response positions only. Both sides compute the same gradient, which is checked, and neither steps an optimizer.
+Ours is `Learner.gather_gradient`, the product itself. The other side is one of two:
+`separate`: what one writes with plain transformers, sdpa attention, one sequence prompt + response at a time, the head on
+response positions only; `trl`: TRL's own trainer (launch/bench_trl.py), in one micro-batch or one sequence at a time,
+whichever took less time here.
+
+Both sides work on the same model object, so on the same weights, adapters, gradient checkpointing and gradient sums. They
+compute the same gradient, which is compared, and neither steps an optimizer. Each has one turn that counts for nothing,
+one in which memory is measured (gradients are there by then) and then, alternating, its timed turns. Gradients add up
+over the turns, as they do over the groups of a step.
 
 G responses a group, P prompt tokens, R tokens a response.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from launch.cli import ConfigError
-from rewards.types import Score
+from launch.bench_case import LearnerCase, build_learner, device_name, random_group
+from launch.bench_cost import SUSTAINED_FLOPS, ideal_speedup, prompt_once, useful_flops
+from launch.bench_memory import UNKNOWN, Peak, freed_at_once, peak_memory, release_memory
+from launch.bench_trl import require_trl, trl_turns
+from launch.cli import EnvironmentFault
+from rl.config import LearnerSection
 from rl.learner.attention import IMPLEMENTATION
-from rl.learner.logprobs import token_logprobs
-from rl.learner.packing import micro_batches
-from rl.learner.policy import load_policy
-from rl.learner.schedule import backward_group
-from rl.types import MicroBatch, Rollout
+from rl.learner.step import Learner
+from rl.run_folder import git_commit
+from rl.types import RolloutGroup
 
-GIB = 1024**3
-SHAPES: dict[str, dict[str, int]] = {
-    "tiny": {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-             "num_attention_heads": 4, "num_key_value_heads": 2},
-    "small": {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4,
-              "num_attention_heads": 4, "num_key_value_heads": 2},
-    "qwen2.5-0.5b": {"vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
-                     "num_attention_heads": 14, "num_key_value_heads": 2},
-    "qwen2.5-7b": {"vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
-                   "num_attention_heads": 28, "num_key_value_heads": 4},
-}  # fmt: skip
-"""Qwen2 architectures with random weights; speed does not depend on the weights' values."""
+T = TypeVar("T")
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LearnerCase:
-    """One measurement."""
+class _Side:
+    """One way to the gradient."""
 
-    model: str = "small"
-    """A name of SHAPES, or a model's folder."""
-    prompt_tokens: int = 2048
-    response_tokens: int = 128
-    group_size: int = 8
-    repeats: int = 3
-    """Timed turns of each side, after one that is not timed."""
-    threads: int = 0
-    """Compute threads on CPU; 0: all cores."""
-    device: str = "cpu"
-    dtype: str = "float32"
+    learner: Learner
+    attention: str
+    """What transformers calls its attention."""
+    work: Callable[[], object]
+    """Adds the gradient once."""
+
+    def seconds(self) -> float:
+        """A turn, timed."""
+        self.learner.model.set_attn_implementation(self.attention)
+        _wait_for_device()
+        started = time.perf_counter()
+        self.work()
+        _wait_for_device()
+        return time.perf_counter() - started
+
+    def peak(self) -> Peak:
+        """A turn, its memory measured."""
+        self.learner.model.set_attn_implementation(self.attention)
+        return peak_memory(self.work, self.learner.model.device.type)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Other:
+    """The other side after its first turns."""
+
+    side: _Side | None = None
+    missing: str | None = None
+    """Why there is no side."""
+    micro_batch: int | None = None
+    """Sequences that go through it together."""
+    gradient_error: float | None = None
+    peak: Peak = UNKNOWN
 
 
 def bench_learner(case: LearnerCase) -> dict[str, Any]:
-    """Time, gradient and memory of both sides; times are medians in seconds.
+    """The case, and time, gradient and memory of both sides.
+
+    Returns:
+        Beside the case: `ours_s` and `separate_s` or `trl_s` (medians, seconds), `ratio` = other / ours, `ideal`
+        (`ideal_speedup`: the head on response positions on both sides, also where the other side's is not),
+        `fraction_of_ideal`, `max_rel_grad_err` (over the parameters, |ours - other| / |other|, 2-norms), of both sides
+        `*_peak_gib` and `*_step_gib` (beyond parameters, gradients and all else that was there before the turn),
+        tokens a second of ours: logical G(P+R) and physical P+GR; `mfu` on CUDA: `useful_flops` of ours a second over
+        790e12. The other side's figures are None where it was not run or did not fit, and `*_missing` says why.
 
     Raises:
         ConfigError, ModelRefused: no such shape or folder, or a model the learner is not exact for.
+        EnvironmentFault: no CUDA, TRL is asked for and not there, or our own side does not fit.
     """
-    torch.set_num_threads(case.threads or len(os.sched_getaffinity(0)))
-    model = _load(case)
-    prompt, batches = _group(case, model.config.vocab_size)
-    weight = model.get_output_embeddings().weight
-    num_tokens = case.group_size * case.response_tokens
+    if case.device == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentFault("--device cuda: torch finds no CUDA device; use --device cpu")
+    if case.against == "trl" and case.sides == "both":
+        require_trl()
+    # What the learner and TRL say as they start is no part of the result.
+    with redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as folder:
+        return _measure(case, Path(folder))
 
-    def ours() -> None:
-        def loss(i: int, hidden: torch.Tensor) -> torch.Tensor:
-            batch = batches[i]
-            states, targets = hidden.flatten(0, 1), batch.token_ids.flatten()
-            logprobs, _ = token_logprobs(states, weight, targets, temperature=1.0, chunk_tokens=1024)
-            return -(logprobs.view_as(batch.token_ids) * batch.advantages[:, None]).sum() / num_tokens
 
-        backward_group(model.base_model, prompt, batches, loss)
+def _measure(case: LearnerCase, folder: Path) -> dict[str, Any]:
+    with freed_at_once():
+        learner = build_learner(case, folder)
+        group = random_group(case, learner.model.config.vocab_size)
+        advantages = [1.0 if i % 2 == 0 else -0.5 for i in range(case.group_size)]
+        ours = _Side(
+            learner=learner, attention=IMPLEMENTATION, work=lambda: learner.gather_gradient([group], [advantages])
+        )
+        peak = _unless_out_of_memory(learner, lambda: (ours.seconds(), ours.peak())[1])
+        if peak is None:
+            raise EnvironmentFault(
+                f"our own side runs out of memory at P={case.prompt_tokens} R={case.response_tokens}; take fewer tokens, "
+                "--gradient-checkpointing, --micro-batch-tokens or --lora-rank"
+            )
+        if case.sides == "ours":
+            other = _Other(missing="not asked for (--sides ours)")
+        else:
+            two_turns = {name: gradient.to("cpu", copy=True) for name, gradient in learner.gradients().items()}
+            other = _first_turns(learner, _others_turns(case, learner, group, advantages, folder), two_turns)
+    ours_s, other_s, other = _timed_turns(case, learner, ours, other)
+    return _case_figures(case, learner) | _figures(case, learner, ours_s, peak, other, other_s)
 
-    def separate() -> None:
-        for batch in batches:
-            for tokens, advantage in zip(batch.token_ids, batch.advantages, strict=True):
-                ids = torch.cat([prompt, tokens])[None]
-                logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(tokens) + 1).logits[0, :-1].float()
-                logprobs = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
-                (-(logprobs * advantage).sum() / num_tokens).backward()
 
-    sides = {"ours": (IMPLEMENTATION, ours), "separate": ("sdpa", separate)}
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    gradients: dict[str, dict[str, torch.Tensor]] = {}
-    peaks: dict[str, float | None] = {}
-    for turn in range(case.repeats + 1):
-        for name, (implementation, side) in sides.items():
-            model.set_attn_implementation(implementation)
-            model.zero_grad()
-            took, peak = _timed(side, case.device)
-            if turn == 0:
-                gradients[name] = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+def _timed_turns(case: LearnerCase, learner: Learner, ours: _Side, other: _Other) -> tuple[float, float | None, _Other]:
+    """Medians of both sides' alternating turns, and the other side as it then is."""
+    ours_s, other_s = [], []
+    for _ in range(case.repeats):
+        ours_s.append(ours.seconds())
+        if other.side is not None:
+            seconds = _unless_out_of_memory(learner, other.side.seconds)
+            if seconds is None:
+                other = _Other(missing="out of memory")
             else:
-                seconds[name].append(took)
-                peaks[name] = peak
-    ours_s, separate_s = statistics.median(seconds["ours"]), statistics.median(seconds["separate"])
-    ideal = ideal_speedup(model.config, case.prompt_tokens, case.response_tokens, case.group_size)
+                other_s.append(seconds)
+    return statistics.median(ours_s), statistics.median(other_s) if other.side is not None else None, other
+
+
+def _others_turns(
+    case: LearnerCase, learner: Learner, group: RolloutGroup, advantages: Sequence[float], folder: Path
+) -> dict[int, Callable[[], None]]:
+    """By the number of sequences in a micro-batch."""
+    if case.against == "separate":
+        return {1: lambda: _separate(learner, group, advantages)}
+    sizes = [case.trl_micro_batch] if case.trl_micro_batch else [case.group_size, 1]
+    section = LearnerSection()
+    threads = torch.get_num_threads()
+    turns = trl_turns(
+        learner.model,
+        group,
+        advantages,
+        micro_batches=sizes,
+        clips=(section.clip_low, section.clip_high),
+        folder=folder,
+    )
+    torch.set_num_threads(threads)  # whatever was imported on the way
+    return turns
+
+
+def _separate(learner: Learner, group: RolloutGroup, advantages: Sequence[float]) -> None:
+    num_tokens = sum(len(r.token_ids) for r in group.rollouts)
+    for rollout, advantage in zip(group.rollouts, advantages, strict=True):
+        tokens = torch.tensor(rollout.token_ids, device=learner.model.device)
+        ids = torch.cat([torch.tensor(group.prompt_token_ids, device=tokens.device), tokens])[None]
+        output = learner.model(input_ids=ids, use_cache=False, logits_to_keep=len(tokens) + 1)
+        logprobs = output.logits[0, :-1].float().log_softmax(-1).gather(-1, tokens[:, None])
+        (-(logprobs * advantage).sum() / num_tokens).backward()
+
+
+def _first_turns(
+    learner: Learner,
+    turns: dict[int, Callable[[], None]],
+    two_turns: dict[str, torch.Tensor],
+) -> _Other:
+    """Try each form of the other side, compare its gradient with half of our two turns', and measure the fastest."""
+    found: dict[int, tuple[float, float]] = {}
+    sides = {size: _Side(learner=learner, attention="sdpa", work=turn) for size, turn in turns.items()}
+    for size, side in sides.items():
+        learner.clear_gradients()
+        seconds = _unless_out_of_memory(learner, side.seconds)
+        if seconds is not None:
+            found[size] = (seconds, _max_relative_error(two_turns, learner.gradients()))
+    two_turns.clear()
+    if not found:
+        return _Other(missing="out of memory")
+    best = min(found, key=lambda size: found[size][0])
+    peak = _unless_out_of_memory(learner, sides[best].peak)
+    if peak is None:
+        return _Other(missing="out of memory")
+    return _Other(side=sides[best], micro_batch=best, gradient_error=found[best][1], peak=peak)
+
+
+def _case_figures(case: LearnerCase, learner: Learner) -> dict[str, Any]:
+    on_cuda = case.device == "cuda"
     return {
-        "ours_s": ours_s,
-        "separate_s": separate_s,
-        "ratio": separate_s / ours_s,
-        "ideal": ideal,
-        "fraction_of_ideal": separate_s / ours_s / ideal,
-        "max_rel_grad_err": _max_relative_error(gradients["ours"], gradients["separate"]),
-        "ours_peak_gib": peaks["ours"],
-        "separate_peak_gib": peaks["separate"],
+        "model": case.model,
+        "vocab_size": learner.model.config.vocab_size,
+        "prompt_tokens": case.prompt_tokens,
+        "response_tokens": case.response_tokens,
+        "group_size": case.group_size,
+        "lora_rank": case.lora_rank,
+        "gradient_checkpointing": case.gradient_checkpointing,
+        "micro_batch_tokens": case.micro_batch_tokens,
+        "device": case.device,
+        "device_name": device_name(case.device),
+        "threads": None if on_cuda else torch.get_num_threads(),
+        "dtype": case.dtype,
+        "torch": torch.__version__,
+        "commit": git_commit(PROJECT) or None,
+        "against": case.against,
     }
 
 
-def ideal_speedup(config: PretrainedConfig, prompt_tokens: int, response_tokens: int, group_size: int) -> float:
-    """Arithmetic of G separate sequences over that of one prompt and G responses.
-
-    Linear layers G(P+R) / (P+GR), causal attention G(P+R)^2 / (P^2 + G(R^2+2PR)), the head GR on both sides.
-    """
-    p, r, g = prompt_tokens, response_tokens, group_size
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    query, key = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
-    mixing = config.hidden_size * (2 * query + 2 * key + 3 * config.intermediate_size)
-    linear = 2 * config.num_hidden_layers * mixing
-    """A token's, forward."""
-    attention = 2 * config.num_hidden_layers * query
-    """Scores and values of a causal square of T x T positions: this times T^2."""
-    head = 2 * config.hidden_size * config.vocab_size * g * r
-    separate = linear * g * (p + r) + attention * g * (p + r) ** 2 + head
-    ours = linear * (p + g * r) + attention * (p**2 + g * (r**2 + 2 * p * r)) + head
-    return separate / ours
-
-
-def _load(case: LearnerCase) -> PreTrainedModel:
-    dtype, device = getattr(torch, case.dtype), torch.device(case.device)
-    if case.model not in SHAPES:
-        if not Path(case.model).is_dir():
-            raise ConfigError(f"--model: seen {case.model!r}, allowed: {', '.join(SHAPES)}, or a model's folder")
-        return load_policy(case.model, dtype=dtype, device=device).train()
-    torch.manual_seed(0)
-    positions = case.prompt_tokens + case.response_tokens
-    config = Qwen2Config(**SHAPES[case.model], max_position_embeddings=positions, tie_word_embeddings=False)
-    with tempfile.TemporaryDirectory() as folder, device:
-        Qwen2ForCausalLM(config).to(dtype).save_pretrained(folder)
-        return load_policy(folder, dtype=dtype, device=device).train()
+def _figures(
+    case: LearnerCase, learner: Learner, ours_s: float, peak: Peak, other: _Other, other_s: float | None
+) -> dict[str, Any]:
+    config, against = learner.model.config, case.against
+    p, r, g = case.prompt_tokens, case.response_tokens, case.group_size
+    ideal, ratio = ideal_speedup(config, p, r, g), other_s / ours_s if other_s is not None else None
+    flops = useful_flops(prompt_once(config, p, r, g), frozen=case.lora_rank > 0)
+    return {
+        "ours_s": ours_s,
+        f"{against}_s": other_s,
+        "ratio": ratio,
+        "ideal": ideal,
+        "fraction_of_ideal": ratio / ideal if ratio is not None else None,
+        "max_rel_grad_err": other.gradient_error,
+        "ours_peak_gib": peak.total_gib,
+        f"{against}_peak_gib": other.peak.total_gib,
+        "ours_step_gib": peak.step_gib,
+        f"{against}_step_gib": other.peak.step_gib,
+        "logical_tokens_per_s": g * (p + r) / ours_s,
+        "physical_tokens_per_s": (p + g * r) / ours_s,
+        "mfu": flops / (ours_s * SUSTAINED_FLOPS) if case.device == "cuda" else None,
+        f"{against}_micro_batch": other.micro_batch,
+        f"{against}_missing": other.missing,
+    }
 
 
-def _group(case: LearnerCase, vocab_size: int) -> tuple[torch.Tensor, list[MicroBatch]]:
-    """Prompt [P] and the responses, of random tokens, with advantages of both signs."""
-    draw = torch.Generator().manual_seed(1)
-    tokens = torch.randint(vocab_size, (case.group_size, case.response_tokens), generator=draw).tolist()
-    score = Score(value=1.0, status="ok", source="rule", answer=None)
-    rollouts = [
-        Rollout(
-            sample_index=i, token_ids=tuple(row), sampling_logprobs=(0.0,) * len(row), text="",
-            finish_reason="stop", score=score, reward=1.0,
-        )
-        for i, row in enumerate(tokens)
-    ]  # fmt: skip
-    advantages = [1.0 if i % 2 == 0 else -0.5 for i in range(case.group_size)]
-    prompt = torch.randint(vocab_size, (case.prompt_tokens,), generator=draw).to(case.device)
-    return prompt, micro_batches(rollouts, advantages, 8192, device=case.device)
-
-
-def _timed(side: Callable[[], None], device: str) -> tuple[float, float | None]:
-    """Seconds, and the peak of memory in GiB: what CUDA allocated, or this process's resident set; None: unknown."""
-    on_cuda = device.startswith("cuda")
-    if on_cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        _reset_resident_peak()
-    started = time.perf_counter()
-    side()
-    if on_cuda:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
-    return seconds, torch.cuda.max_memory_allocated() / GIB if on_cuda else _resident_peak()
-
-
-def _reset_resident_peak() -> None:
+def _unless_out_of_memory(learner: Learner, work: Callable[[], T]) -> T | None:
+    """work(), or None after clearing up where memory did not suffice."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak restarts at what is resident now
-    except OSError:
-        return
+        return work()
+    except (RuntimeError, MemoryError) as error:
+        # torch's CPU allocator has no error class of its own.
+        told = str(error)
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in told:
+            raise
+    # Here the exception, and with it the tensors of the frames it went through, is gone.
+    learner.clear_gradients()
+    release_memory()
+    return None
 
 
-def _resident_peak() -> float | None:
-    try:
-        lines: Sequence[str] = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024**2 for line in lines if line.startswith("VmHWM:")), None)
+def _wait_for_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
-def _max_relative_error(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    """Over the parameters, |got - expected| / |expected| (2-norms)."""
-    return max(float((got[name] - g).norm() / g.norm()) for name, g in expected.items())
+def _max_relative_error(two_turns: dict[str, torch.Tensor], gradients: dict[str, torch.Tensor]) -> float:
+    """Over the parameters, |two_turns / 2 - gradient| / |gradient| (2-norms); 0 where both are 0."""
+    if two_turns.keys() != gradients.keys():
+        raise RuntimeError(f"gradients of one side only: {sorted(two_turns.keys() ^ gradients.keys())[:3]}")
+    errors = [0.0]
+    for name, gradient in gradients.items():
+        expected = gradient.cpu()
+        off = float((two_turns[name] / 2 - expected).norm())
+        errors.append(off / float(expected.norm()) if off else 0.0)
+    return max(errors)

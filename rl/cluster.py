@@ -1,8 +1,8 @@
-"""Ray: the processes that sample and score, started, found, restarted and ended.
+"""Ray: the processes that sample, score and learn, placed, started and ended.
 
-The driver holds the loop and the learner. A rollout worker is an actor with one engine; a scoring worker is an actor
-with one scorer. Calls are pure functions of their arguments and of the weights, so a call that dies with its process
-is made again. Left out: detecting a process that hangs without dying.
+The driver holds the loop, and the learner where that is one process without a GPU; else each learner rank is an actor.
+A rollout worker is an actor with one engine; a scoring worker is an actor with one scorer.
+Left out: detecting a process that hangs without dying.
 """
 
 from __future__ import annotations
@@ -10,160 +10,36 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from rl.ray_actors import CALL_RETRIES, StaleWorker, call_result  # isort: skip  sets what ray reads when it is imported
+from rl.ray_actors import CALL_RETRIES  # isort: skip  sets what ray reads when it is imported
 import ray
 from ray.exceptions import GetTimeoutError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rl.config import RolloutSection, RunConfig
+from rl.config import RunConfig
 from rl.judge_process import JudgeFailed, JudgeProcess, JudgeSettings, is_cpu_build
-from rl.rollout.choose import build_engine, engine_name
-from rl.rollout.engine import SampleRequest
+from rl.learner_group import LearnerGroup, LearnerRank
+from rl.placement import Placement, place_processes
+from rl.rank_trace import FOLDER
+from rl.rollout.choose import engine_name
 from rl.rollout.environment import engine_environment
-from rl.rollout.weight_files import travelling_file
+from rl.rollout_pool import RolloutPool, RolloutWorker
 from rl.scoring import ScoringPool, ScoringWorker, scorer_config
-from rl.types import Completion
+
+if TYPE_CHECKING:
+    from rl.learner.step import Learner
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 PLACEMENT_TIMEOUT_S = 120.0
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 """Requests and completions are lists of integers: megabytes, also at 60K tokens."""
-
-
-class RolloutWorker:
-    """One engine. Runs as an actor; `push` counts the weight updates that every worker must have seen to serve."""
-
-    def __init__(self, model_path: str, dtype: str, section: RolloutSection, max_model_len: int, threads: int) -> None:
-        self._engine = build_engine(model_path, dtype, section, max_model_len, threads)
-        self._push = 0
-
-    def generate(self, requests: Sequence[SampleRequest], push: int) -> list[list[Completion]]:
-        self._require(push)
-        return self._engine.generate(requests)
-
-    def score(self, token_ids: Sequence[int], num_prompt_tokens: int, push: int) -> list[float]:
-        self._require(push)
-        return self._engine.score(token_ids, num_prompt_tokens)
-
-    def update_weights(self, path: str, version: int, push: int, content: bytes | None = None) -> None:
-        """content: the file at path, when path is on another machine."""
-        self._push = -1  # Serves nothing while the weights are neither the old nor the new ones.
-        if content is None:
-            self._engine.update_weights(path, version)
-        else:
-            with travelling_file() as here:
-                Path(here).write_bytes(content)
-                self._engine.update_weights(here, version)
-        self._push = push
-
-    def pid(self) -> int:
-        return os.getpid()
-
-    def node(self) -> str:
-        return str(ray.get_runtime_context().get_node_id())
-
-    def _require(self, push: int) -> None:
-        if self._push != push:
-            raise StaleWorker(f"worker has seen weight push {self._push}, the call wants {push}")
-
-
-class RolloutPool:
-    """The rollout workers behind one front (`rl.rollout.engine.Workers`).
-
-    A restarted worker holds the start model. It refuses the first call, gets the current weights, and the call is made
-    again: the tokens are the same, whoever samples them.
-    """
-
-    def __init__(self, actors: Sequence[Any]) -> None:
-        self._actors = list(actors)
-        self._version = 0
-        self._push = 0
-        self._path = ""
-        self._rewrite: Callable[[str], None] | None = None
-
-    @property
-    def policy_version(self) -> int:
-        """See `Workers.policy_version`."""
-        return self._version
-
-    def generate(self, requests: Sequence[SampleRequest]) -> list[list[Completion]]:
-        """See `Workers.generate`: request i goes to worker i mod n, whatever their speed, so that a resumed run repeats it.
-
-        Raises:
-            ValueError: a request does not fit the engine.
-            RuntimeError: a worker died in this call more often than CALL_RETRIES.
-        """
-        num_workers = min(len(self._actors), len(requests))
-        calls = [(i, "generate", (list(requests[i::num_workers]),)) for i in range(num_workers)]
-        completions: list[list[Completion]] = [[] for _ in requests]
-        for (i, _, _), part in zip(calls, self._call(calls), strict=True):
-            completions[i::num_workers] = part
-        return completions
-
-    def score(self, token_ids: Sequence[int], num_prompt_tokens: int) -> dict[str, list[float]]:
-        """See `Workers.score`. Raises: RuntimeError, as `generate`."""
-        calls = [(i, "score", (list(token_ids), num_prompt_tokens)) for i in range(len(self._actors))]
-        return {f"rollout worker {i}": scores for i, scores in enumerate(self._call(calls))}
-
-    def update_weights(self, path: str, version: int, *, rewrite: Callable[[str], None] | None = None) -> None:
-        """See `Workers.update_weights`.
-
-        Raises:
-            RuntimeError: the weights do not fit the model, or a worker died too often.
-        """
-        self._push += 1
-        self._version, self._path, self._rewrite = version, path, rewrite
-        self._update(range(len(self._actors)), path)
-
-    def pids(self) -> list[int]:
-        """Process ids on their own machines; waits until every engine has started."""
-        refs = [actor.pid.remote() for actor in self._actors]
-        return [call_result(ref, f"rollout worker {i}, start") for i, ref in enumerate(refs)]
-
-    def _call(self, calls: Sequence[tuple[int, str, tuple[Any, ...]]]) -> list[Any]:
-        refs = [self._submit(*call) for call in calls]
-        return [self._result(ref, call) for ref, call in zip(refs, calls, strict=True)]
-
-    def _submit(self, worker: int, method: str, arguments: tuple[Any, ...]) -> Any:
-        return getattr(self._actors[worker], method).remote(*arguments, self._push)
-
-    def _result(self, ref: Any, call: tuple[int, str, tuple[Any, ...]]) -> Any:
-        worker, method, _ = call
-        what = f"rollout worker {worker}, {method}"
-        for _ in range(CALL_RETRIES):
-            try:
-                return call_result(ref, what)
-            except StaleWorker:
-                self._push_again(worker)
-                ref = self._submit(*call)
-        return call_result(ref, what)
-
-    def _push_again(self, worker: int) -> None:
-        if self._rewrite is None:
-            self._update([worker], self._path)
-            return
-        with travelling_file() as path:
-            self._rewrite(path)
-            self._update([worker], path)
-
-    def _update(self, workers: Sequence[int], path: str) -> None:
-        """Workers on this machine read the file; to others it goes through Ray, once. A folder is taken to be shared."""
-        here = ray.get_runtime_context().get_node_id()
-        nodes = [call_result(self._actors[i].node.remote(), f"rollout worker {i}, start") for i in workers]
-        content = ray.put(Path(path).read_bytes()) if set(nodes) - {here} and Path(path).is_file() else None
-        refs = [
-            self._actors[i].update_weights.remote(path, self._version, self._push, None if node == here else content)
-            for i, node in zip(workers, nodes, strict=True)
-        ]
-        for i, ref in zip(workers, refs, strict=True):
-            call_result(ref, f"rollout worker {i}, update_weights of version {self._version}")
+_QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
+"""For a process that holds a learner rank."""
 
 
 class Cluster:
@@ -202,13 +78,21 @@ class Cluster:
 
         Raises:
             EngineMissing: an engine that is not installed.
+            InputError: learner ranks that this cluster cannot place.
             RuntimeError: the cluster has no room for the workers.
             JudgeFailed: the run's own judge did not start.
         """
         engine_name(self._config.rollout)
-        num_workers = self._config.rollout.workers + self._config.reward.workers
-        self._joined = _start_ray(max(num_workers, os.cpu_count() or 1))
+        config = self._config
+        num_processes = config.rollout.workers + config.reward.workers + config.learner.processes
+        self._joined = _start_ray(max(num_processes, os.cpu_count() or 1))
         try:
+            self._placement = place_processes(
+                config,
+                num_gpus=ray.cluster_resources().get("GPU", 0.0),
+                scoring_place=_scoring_place(near=self._judge is not None),
+            )
+            self._reserve(self._placement)
             self._start_workers()
             if self._judge is not None:
                 self._judge.__enter__()
@@ -250,27 +134,62 @@ class Cluster:
             self._group = None
         ray.shutdown()
 
-    def _start_workers(self) -> None:
-        rollout, reward = self._config.rollout, self._config.reward
-        num_gpus = rollout.tensor_parallel if ray.cluster_resources().get("GPU", 0) else 0
-        threads = rollout.threads or max(1, len(os.sched_getaffinity(0)) // rollout.workers)
-        place = {"CPU": 1.0} | ({"GPU": float(num_gpus)} if num_gpus else {})
-        bundles = [place] * rollout.workers + [_scoring_place(near=self._judge is not None)] * reward.workers
-        self._group = placement_group(bundles, strategy="PACK")
+    def open_learner(self) -> Learner | LearnerGroup:
+        """The start model's learner, in this process or in Ray's, ready; engines go on starting meanwhile.
+
+        Ranks that share GPUs with engines start after them: an engine measures what memory is free when it starts.
+
+        Raises:
+            ValueError: nothing loadable at model.path, or a kind of model the learner refuses.
+            InputError, RankDied, RuntimeError: as `LearnerGroup`.
+        """
+        config, ranks = self._config, self._placement.ranks
+        if not ranks:
+            from rl.learner.step import Learner
+
+            return Learner(
+                config.model.path,
+                section=config.learner,
+                dtype=config.model.dtype,
+                device=config.model.device,
+                temperature=config.rollout.temperature,
+            )
+        engine_gpus = self.workers.gpu_ids() if any(place.shared_gpu for place in ranks) else []
+        traces = str(Path(config.run.dir).absolute() / FOLDER)
+        actors = []
+        for rank, place in enumerate(ranks):
+            environment = dict(_QUIET)
+            if place.shared_gpu is not None:
+                worker, gpu = place.shared_gpu
+                environment["CUDA_VISIBLE_DEVICES"] = engine_gpus[worker][gpu]
+            options = self._options(place.bundle, place.num_gpus, environment)
+            # Its weights and optimizer state would be lost: a rank that died is the run's end, not a restart.
+            options |= {"max_restarts": 0, "max_task_retries": 0}
+            actors.append(ray.remote(LearnerRank).options(**options).remote(rank, traces))
+            self._actors.append(actors[-1])
+        return LearnerGroup(actors, config)
+
+    def _reserve(self, placement: Placement) -> None:
+        self._group = placement_group(list(placement.bundles), strategy="PACK")
         try:
             ray.get(self._group.ready(), timeout=PLACEMENT_TIMEOUT_S)
         except GetTimeoutError as error:
             raise RuntimeError(
-                f"cluster: no room for {bundles} within {PLACEMENT_TIMEOUT_S:.0f} s, it has {ray.cluster_resources()}; "
-                "lower rollout.workers, rollout.tensor_parallel or reward.workers, or add nodes"
+                f"cluster: no room for {list(placement.bundles)} within {PLACEMENT_TIMEOUT_S:.0f} s, it has "
+                f"{ray.cluster_resources()}; lower rollout.workers, rollout.tensor_parallel, reward.workers or "
+                "learner.processes, or add nodes"
             ) from error
+
+    def _start_workers(self) -> None:
+        rollout, reward = self._config.rollout, self._config.reward
+        num_gpus = self._placement.engine_gpus
+        threads = rollout.threads or max(1, len(os.sched_getaffinity(0)) // rollout.workers)
         engines = []
         for i in range(rollout.workers):
             options = self._options(i, num_gpus, engine_environment(threads, cuda=bool(num_gpus)))
+            arguments = (self._model_path, self._config.model.dtype, rollout, self._max_model_len, threads)
             actor = ray.remote(RolloutWorker).options(**options)
-            engines.append(
-                actor.remote(self._model_path, self._config.model.dtype, rollout, self._max_model_len, threads)
-            )
+            engines.append(actor.remote(*arguments, self._config.learner.lora_rank))
             self._actors.append(engines[-1])
         scorers = []
         for i in range(reward.workers):

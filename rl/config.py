@@ -141,14 +141,50 @@ class LearnerSection(Section):
     """What the centred reward is divided by."""
     overlong_buffer_tokens: int = Field(default=0, ge=0)
     """DAPO's L_cache: the reward falls linearly over the last this many tokens before max_response_tokens; 0: off."""
-    micro_batch_tokens: int = Field(default=8192, gt=0)
-    """Response tokens (padding included) in one forward and backward."""
-    head_chunk_tokens: int = Field(default=1024, gt=0)
-    """Response positions whose logits exist at one time."""
+    entropy_coef: float = Field(default=0.0, ge=0.0)
+    """Weight of the entropy that is added to the objective; at 0 entropy is a metric without gradient."""
+    micro_batch_tokens: int | None = Field(default=None, gt=0)
+    """Response tokens in one forward and backward (a longer response goes alone); None: as many as leave the peak of
+    memory where the prompt alone puts it, and fit what is free."""
+    head_chunk_tokens: int | None = Field(default=None, gt=0)
+    """Response positions whose logits exist at one time; None: 64 MiB of them."""
+    attention: Literal["auto", "flash", "reference"] = "auto"
+    """Attention's kernels; auto takes flash where a check at start finds it exact, else the plain masked reference."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass."""
     threads: int = Field(default=0, ge=0)
-    """Compute threads of a CPU learner; 0: all cores. 1 makes runs reproducible bit for bit."""
+    """Compute threads of a CPU learner; 0: all cores divided by processes. 1 makes runs reproducible bit for bit."""
+    processes: int = Field(default=1, ge=1)
+    """Learner processes, one a GPU (several on one CPU machine), placed by Ray. Parameters, gradients and optimizer state
+    are sharded over all of them (FSDP2)."""
+    sequence_parallel: int = Field(default=1, ge=1)
+    """Processes that share each prompt and its responses between them; divides processes."""
+    colocate: bool = True
+    """Learner processes use the rollout workers' GPUs; false: GPUs of their own."""
+    grad_accumulation: Literal["full", "sharded"] = "full"
+    """Of several processes: full keeps whole gradients until an update's last backward and reduces once; sharded reduces
+    in every backward, which takes more communication and less memory."""
+    offload_activations: bool = False
+    """Keep the layers' inputs that the backward pass needs in host memory."""
+    offload_optimizer: bool = False
+    """Keep float32 parameters and AdamW's moments in host memory, and update there."""
+    lora_rank: int = Field(default=0, ge=0)
+    """Rank of LoRA adapters, which are trained in place of the model's own weights; 0: all weights are trained."""
+    lora_alpha: float = Field(default=32.0, gt=0.0)
+    """An adapter's output is scaled by lora_alpha / lora_rank."""
+    lora_targets: list[str] = Field(
+        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
+    )
+    """Names of the linear layers that get an adapter."""
+
+    @model_validator(mode="after")
+    def _check_processes(self) -> Self:
+        if self.processes % self.sequence_parallel:
+            raise ValueError(
+                f"sequence_parallel: {self.sequence_parallel} does not divide processes={self.processes}; "
+                "take a divisor, 1 turns it off"
+            )
+        return self
 
 
 class RewardSection(Section):

@@ -2,57 +2,138 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from curricula.index import ProblemIndex
 from curricula.stage import StagePlan, num_outside_windows, plan_stages
 from rl.config import RunConfig
 from rl.inputs import Inputs
+from rl.learner.budget import GroupMemory, ModelShape, StateMemory, head_chunk_tokens
 
 GIB = 1024**3
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes one learner needs at its peak; a formula, not a measurement."""
+    """What one learner process needs at its peak; a formula (rl/learner/budget.py), not a measurement."""
 
     num_parameters: int
-    state_bytes: int
-    """Parameters, gradients and AdamW's two moments, all in the parameters' type."""
-    prompt_kv_bytes: int
-    """Keys, values and their gradients of the longest prompt, held while its responses learn."""
-    activation_bytes: int
-    """Layer inputs kept for the backward pass (one vector a layer and token under checkpointing)."""
-    logit_bytes: int
-    """One head chunk in float32, with its gradient."""
+    """Of the model."""
+    num_trained: int
+    """Of the model, or of its adapters."""
+    state: StateMemory
+    group: GroupMemory
+    """For the longest prompt."""
+    micro_batch_tokens: int
+    """Response tokens of one process in one forward and backward, before free memory is looked at."""
+    num_fed: int
+    """Of those, as many as the longest response or the whole group has."""
+
+    @property
+    def activation_bytes(self) -> int:
+        """The larger of the prompt's peak and the responses'."""
+        return max(self.group.prompt_peak_bytes, self.group.response_peak_bytes(self.num_fed))
+
+    @property
+    def host_bytes(self) -> int:
+        """What the offload settings keep in host memory."""
+        optimizer = self.state.optimizer_bytes if self.state.offload_optimizer else 0
+        return optimizer + (self.group.held_bytes if self.group.offload_activations else 0)
 
     @property
     def total_bytes(self) -> int:
-        return self.state_bytes + self.prompt_kv_bytes + self.activation_bytes + self.logit_bytes
+        """On the device."""
+        return self.state.device_bytes + self.activation_bytes
 
 
 def estimate_memory(inputs: Inputs, config: RunConfig) -> MemoryEstimate:
-    """Peak of the learner for the longest prompt and a full micro-batch."""
+    """Peak of a learner process for the longest prompt and a full micro-batch."""
+    learner = config.learner
+    element_bytes = 2 if config.model.dtype == "bfloat16" else 4
+    counts = _count_parameters(inputs, config)
+    shape = ModelShape.of(inputs.model_config, element_bytes=element_bytes)
+    group = GroupMemory(
+        shape=shape,
+        prompt_tokens=inputs.stages[-1].high,
+        gradient_checkpointing=learner.gradient_checkpointing,
+        head_chunk_tokens=learner.head_chunk_tokens or head_chunk_tokens(shape.vocab_size),
+        offload_activations=learner.offload_activations,
+        sequence_parallel=learner.sequence_parallel,
+    )
+    has_reference = learner.kl_coef > 0.0 and not learner.lora_rank
+    state = StateMemory(
+        num_frozen=counts.model if learner.lora_rank or has_reference else 0,
+        num_trained=counts.trained,
+        num_largest=counts.largest,
+        num_gathered=counts.gathered,
+        element_bytes=element_bytes,
+        has_masters=element_bytes < 4 and not learner.lora_rank and learner.processes == 1,
+        processes=learner.processes,
+        sharded_gradients=learner.processes > 1 and learner.grad_accumulation == "sharded",
+        offload_optimizer=learner.offload_optimizer,
+    )
+    tokens = learner.micro_batch_tokens or group.micro_batch_tokens()
+    longest = -(-max(stage.max_response_tokens for stage in inputs.stages) // learner.sequence_parallel)
+    return MemoryEstimate(
+        num_parameters=counts.model,
+        num_trained=counts.trained,
+        state=state,
+        group=group,
+        micro_batch_tokens=tokens,
+        num_fed=min(max(tokens, longest), config.curriculum.group_size * longest),
+    )
+
+
+class _Counts(NamedTuple):
+    """Numbers of parameters."""
+
+    model: int
+    trained: int
+    largest: int
+    """Of the largest trained one."""
+    gathered: int
+    """Of what is outside the decoder layers, and two of them."""
+
+
+def _count_parameters(inputs: Inputs, config: RunConfig) -> _Counts:
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(inputs.model_config, trust_remote_code=False)
-    shape = inputs.model_config
-    num_parameters = sum(p.numel() for p in model.parameters())
-    size = 2 if config.model.dtype == "bfloat16" else 4
-    head_dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-    kv_heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
-    prompt = inputs.stages[-1].high
-    tokens = prompt + config.learner.micro_batch_tokens
-    vectors_per_layer = 1 if config.learner.gradient_checkpointing else 16
-    return MemoryEstimate(
-        num_parameters=num_parameters,
-        state_bytes=4 * size * num_parameters,
-        prompt_kv_bytes=4 * size * prompt * kv_heads * head_dim * shape.num_hidden_layers,
-        activation_bytes=vectors_per_layer * size * tokens * shape.hidden_size * shape.num_hidden_layers,
-        logit_bytes=2 * 4 * config.learner.head_chunk_tokens * shape.vocab_size,
+    total = sum(p.numel() for p in model.parameters())
+    sizes = [p.numel() for p in model.parameters()]
+    in_layers = [(name, module) for name, module in model.named_modules() if re.search(r"\.\d+\.", name)]
+    if rank := config.learner.lora_rank:
+        targets = tuple(f".{target}" for target in config.learner.lora_targets)
+        linear = [m for name, m in in_layers if isinstance(m, torch.nn.Linear) and name.endswith(targets)]
+        sizes = [rank * size for m in linear for size in (m.in_features, m.out_features)]
+    layers = sum(p.numel() for name, p in model.named_parameters() if re.search(r"\.\d+\.", name))
+    return _Counts(
+        model=total,
+        trained=sum(sizes),
+        largest=max(sizes, default=0),
+        gathered=total - layers + 2 * layers // inputs.model_config.num_hidden_layers,
     )
+
+
+def memory_lines(memory: MemoryEstimate, config: RunConfig) -> list[str]:
+    """The estimate as text, and the sizes of micro-batch and head chunk it comes to."""
+    learner, state, group = config.learner, memory.state, memory.group
+    optimizer = 0 if state.offload_optimizer else state.optimizer_bytes
+    adapters = f", {memory.num_trained:,} trained in adapters" if learner.lora_rank else ""
+    each = "" if learner.processes == 1 else f" in each of {learner.processes} processes"
+    host = f"; {memory.host_bytes / GIB:.2f} GiB in host memory" if memory.host_bytes else ""
+    given = "" if learner.micro_batch_tokens else ", or fewer where memory is short"
+    return [
+        f"learner memory{each}, estimated: {memory.total_bytes / GIB:.2f} GiB = weights {state.weight_bytes / GIB:.2f} + "
+        f"gradients {state.gradient_bytes / GIB:.2f} + optimizer {optimizer / GIB:.2f} + prompt and micro-batch "
+        f"{memory.activation_bytes / GIB:.2f}{host} ({memory.num_parameters:,} parameters{adapters})",
+        f"  micro_batch_tokens {memory.micro_batch_tokens} at {group.prompt_tokens} prompt tokens{given}; "
+        f"head_chunk_tokens {group.head_chunk_tokens}",
+    ]
 
 
 def describe_plan(inputs: Inputs, config: RunConfig) -> str:
@@ -81,12 +162,7 @@ def describe_plan(inputs: Inputs, config: RunConfig) -> str:
         lines.append(
             f"evaluation window <= {high}: {min(len(problems), config.evaluation.problems_per_window)} problems"
         )
-    memory = estimate_memory(inputs, config)
-    lines.append(
-        f"learner memory, estimated: {memory.total_bytes / GIB:.2f} GiB = state {memory.state_bytes / GIB:.2f} + prompt K/V "
-        f"{memory.prompt_kv_bytes / GIB:.2f} + activations {memory.activation_bytes / GIB:.2f} + logits {memory.logit_bytes / GIB:.2f} "
-        f"({memory.num_parameters:,} parameters)"
-    )
+    lines += memory_lines(estimate_memory(inputs, config), config)
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ if not os.environ.get("RAY_ADDRESS"):
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", r"Traceback \(most recent call last\)")
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 CALL_RETRIES = 3
 """Times a call is made again after its process died, before the run gives up on it."""
@@ -33,6 +33,15 @@ def call_result(ref: Any, what: str) -> Any:
         raise RuntimeError(f"{what}: {error.cause!r}") from error
     except RayActorError as error:
         raise RuntimeError(f"{what}: {cause_of_death(error)}") from error
+
+
+def remote_error(ref: Any) -> RayError | None:
+    """What a call that is over failed with: RayTaskError when it raised, else how its process ended; None: it returned."""
+    try:
+        ray.get(ref)
+    except RayError as error:
+        return error
+    return None
 
 
 def cause_of_death(error: RayActorError) -> str:

@@ -28,6 +28,7 @@ from rl.group_state import group_from_dict, group_to_dict
 from rl.health import Health, Preempted
 from rl.inputs import InputError, Inputs
 from rl.learner.step import Learner
+from rl.learner_group import LearnerGroup
 from rl.metrics import MetricsLog
 from rl.rollout.collect import Collected, Sampling
 from rl.rollout.weights import sync_weights
@@ -56,7 +57,7 @@ class Run:
     config: RunConfig
     inputs: Inputs
     folder: Path
-    learner: Learner
+    learner: Learner | LearnerGroup
     cluster: Cluster
     curriculum: StagedCurriculum
     surplus: SurplusBuffer[RolloutGroup]
@@ -257,13 +258,7 @@ def open_run(config: RunConfig, inputs: Inputs, *, resume: bool) -> Iterator[Run
     with Cluster(
         config, model_path=config.model.path, max_model_len=inputs.max_model_len, require_closed_think=thinks
     ) as cluster:
-        learner = Learner(
-            config.model.path,
-            section=config.learner,
-            dtype=config.model.dtype,
-            device=config.model.device,
-            temperature=config.rollout.temperature,
-        )
+        learner = cluster.open_learner()
         log = MetricsLog(folder, config.tracking, config.model_dump(), run_id, last_step=step)
         run = Run(
             config=config,

@@ -1,6 +1,6 @@
 """What flows through the loop: problems become rollout groups, groups become micro-batches.
 
-P prompt tokens, R response tokens, G answers a group, B responses a micro-batch.
+P prompt tokens, R response tokens, G answers a group.
 Nothing here imports torch: a micro-batch names its tensors without needing them.
 """
 
@@ -73,13 +73,22 @@ class RolloutGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """Responses of one group that go forward and backward together, right-padded to R."""
+    """Responses of one group that go forward and backward together, end to end, without padding.
+
+    N tokens are fed to the model: of each response all but the last, which predicts nothing. M tokens are trained: all.
+    """
 
     token_ids: torch.Tensor
-    """[B, R] int64"""
-    loss_mask: torch.Tensor
-    """[B, R] bool, True = trained"""
+    """[N] int64, fed; worked example with P = 3 and responses (7 8 9) and (5): N = 2, token_ids = 7 8"""
+    position_ids: torch.Tensor
+    """[N] int64, each response's first token stands at P: 3 4"""
+    documents: tuple[tuple[int, int], ...]
+    """Each response's rows [start, end) among the N, those without any left out: (0, 2)"""
+    sources: torch.Tensor
+    """[M] int64, whose state predicts each trained token: 0 the prompt's last one, 1 + j row j: 0 1 2 0"""
+    targets: torch.Tensor
+    """[M] int64, the trained tokens: 7 8 9 5"""
     advantages: torch.Tensor
-    """[B] float32, one per response"""
+    """[M] float32, each token's response's"""
     sampling_logprobs: torch.Tensor
-    """[B, R] float32, 0 where loss_mask is False"""
+    """[M] float32"""

@@ -1,59 +1,75 @@
 """Attention of many responses to one prompt, registered with transformers as `shared_prefix`.
 
-The prompt goes through the model alone and publishes each layer's keys and values; responses read
-them in place, never repeated per response, and their gradients gather on the published tensors
-until the prompt's own backward pass takes them (arXiv 2606.01143, 2506.05433).
+The prompt goes through the model alone and publishes each layer's keys and values; responses read them in place, never
+repeated per response, and their gradients gather in float32 until the prompt's own backward pass takes them
+(arXiv 2606.01143, 2506.05433). Responses lie end to end without padding. Under sequence parallelism a rank's queries
+stay where they are, and K/V, which grouped-query attention keeps small, are gathered a layer at a time.
 
-Left out: CUDA kernels are not chosen yet. There the masked reference path runs, which is exact but
-repeats the prompt's K/V per response; the flash path is CPU only.
-
-B responses a micro-batch, R tokens of the longest, P prompt tokens, Hq/Hkv query and key heads, D head size.
+T token rows of this rank, P prompt tokens, Hq/Hkv query and key heads, D head size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch.nn import functional as F
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from rl.learner.kernels import Kernel, Saved, Span
+from rl.learner.ranks import Ranks, TokenLayout
+
 IMPLEMENTATION = "shared_prefix"
-"""Name under which transformers knows this attention; the fastest path the device has."""
-REFERENCE_IMPLEMENTATION = "shared_prefix_reference"
-"""The same with the masked reference path on every device."""
+"""Name under which transformers knows this attention."""
 
-Phase = Literal["prompt", "response"]
-
-_flash_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+Part = tuple[Sequence[Span], bool, torch.Tensor, torch.Tensor]
+"""Spans, whether they are causal, keys and values [1, Hkv, S, D]."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptCache:
-    """Keys and values of one prompt, per layer; lives from its forward pass to the end of its backward pass.
+    """This rank's keys and values of one prompt, per layer; from the prompt's forward to the end of its backward pass."""
 
-    With gradients enabled the tensors are leaves: autograd sums into `.grad` what every response
-    micro-batch contributes, in the tensors' own dtype.
-    """
-
+    layout: TokenLayout
     layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
-    """Layer index to (keys, values), each [1, Hkv, P, D]."""
+    """Layer index to (keys, values), each [1, Hkv, T, D]."""
+    grads: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    """What the responses contribute to their gradients, float32 (or the model's type, if wider)."""
 
     def publish(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """Keep a layer's K/V. The recomputation under gradient checkpointing comes here again and changes nothing."""
         if layer not in self.layers:
-            needs_grad = torch.is_grad_enabled() and key.requires_grad
-            self.layers[layer] = (
-                key.detach().requires_grad_(needs_grad),
-                value.detach().requires_grad_(needs_grad),
-            )
+            self.layers[layer] = (key.detach(), value.detach())
+
+    def add_gradients(self, layer: int, grads: Sequence[torch.Tensor]) -> None:
+        """Add one micro-batch's contribution."""
+        if layer in self.grads:
+            for total, grad in zip(self.grads[layer], grads, strict=True):
+                total.add_(grad)
+        else:
+            wide = torch.promote_types(grads[0].dtype, torch.float32)
+            self.grads[layer] = (grads[0].to(wide), grads[1].to(wide))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenPass:
+    """One forward pass: the prompt's, or a micro-batch's. Reaches the attention through the model's forward arguments."""
+
+    kernel: Kernel
+    ranks: Ranks
+    cache: PromptCache
+    is_prompt: bool
+    layout: TokenLayout
+    """Of the tokens that are passed."""
+    full: Sequence[Span]
+    """Rows of this rank over earlier rows of their own response (or of the prompt) on other ranks."""
+    causal: Sequence[Span]
 
 
 class _AddResponseGradients(torch.autograd.Function):
-    """Identity on the prompt's K/V; on the way back adds what the responses left on the published tensors."""
+    """Identity on the prompt's K/V; on the way back adds what the responses contributed."""
 
     @staticmethod
     def forward(
@@ -64,109 +80,105 @@ class _AddResponseGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        published = ctx.cache.layers[ctx.layer]
-        summed = (g if p.grad is None else g + p.grad for g, p in zip(grads, published, strict=True))
-        return (*summed, None, None)
+        # Taken out, not read: a layer's sums are not needed again, and the prompt's backward pass gets their memory.
+        contributed = ctx.cache.grads.pop(ctx.layer, None)
+        if contributed is not None:
+            grads = tuple((c.add_(g)).to(g.dtype) for c, g in zip(contributed, grads, strict=True))
+        return (*grads, None, None)
 
 
-class _MergedFlash(torch.autograd.Function):
-    """Two flash passes, over the prompt and over the response itself, merged by log-sum-exp.
+class _ReadPrompt(torch.autograd.Function):
+    """The prompt's whole K/V out of the cache; gradients go back into it, not to autograd."""
 
-    With l1, l2 the passes' log-sum-exp and l = logaddexp(l1, l2): o = o1 exp(l1 - l) + o2 exp(l2 - l).
-    A flash backward that is given the merged o and l, not its own, returns exactly its part of the
-    merged gradient, because softmax probabilities are exp(score - l) and the row term is sum(do * o).
-    The prompt pass lays the B responses' queries end to end: one sequence of B * R queries, one copy of K/V.
+    @staticmethod
+    def forward(
+        ctx: Any, anchor: torch.Tensor, cache: PromptCache, layer: int, ranks: Ranks
+    ) -> tuple[torch.Tensor, ...]:
+        """anchor: any tensor with a gradient, so that autograd calls `backward`; it gets none from here."""
+        ctx.cache, ctx.layer, ctx.ranks = cache, layer, ranks
+        key, value = cache.layers[layer]
+        if ranks.num_sequence > 1:
+            return ranks.gather(torch.cat([key, value], dim=1), cache.layout).chunk(2, dim=1)
+        return key.view_as(key), value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[None, ...]:
+        if ctx.ranks.num_sequence > 1:
+            grads = ctx.ranks.scatter_sum(torch.cat(grads, dim=1), ctx.cache.layout).chunk(2, dim=1)
+        ctx.cache.add_gradients(ctx.layer, grads)
+        return None, None, None, None
+
+
+class _Gather(torch.autograd.Function):
+    """Every rank's rows of K and V as one sequence, in one collective; the gradients' sum goes back to their owner."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, key: torch.Tensor, value: torch.Tensor, layout: TokenLayout, ranks: Ranks
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.layout, ctx.ranks = layout, ranks
+        return ranks.gather(torch.cat([key, value], dim=1), layout).chunk(2, dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return *ctx.ranks.scatter_sum(torch.cat(grads, dim=1), ctx.layout).chunk(2, dim=1), None, None
+
+
+class _Merged(torch.autograd.Function):
+    """Attention over several parts, merged by log-sum-exp.
+
+    With (o_i, l_i) a part's output and log-sum-exp and l = log sum exp(l_i): o = sum o_i exp(l_i - l). Each part's
+    backward pass is given o and l.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
+        kernel: Kernel,
+        scale: float,
+        parts: Sequence[tuple[Sequence[Span], bool]],
         query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        prompt_key: torch.Tensor,
-        prompt_value: torch.Tensor,
-        scale: float | None,
+        *keys_values: torch.Tensor,
     ) -> torch.Tensor:
-        b, h, r, d = query.shape
-        prompt_out, prompt_lse = _flash_forward(_end_to_end(query), prompt_key, prompt_value, 0.0, False, scale=scale)
-        own_out, own_lse = _flash_forward(query, key, value, 0.0, True, scale=scale)
-        prompt_out = prompt_out.view(h, b, r, d).transpose(0, 1)
-        prompt_lse = prompt_lse.reshape(h, b, r).transpose(0, 1)
-        lse = torch.logaddexp(prompt_lse, own_lse)
-        out = prompt_out * (prompt_lse - lse).exp()[..., None] + own_out * (own_lse - lse).exp()[..., None]
-        out = out.to(query.dtype)
-        ctx.save_for_backward(query, key, value, prompt_key, prompt_value, out, lse)
-        ctx.scale = scale
-        return out
+        out = lse = None
+        for i, (spans, causal) in enumerate(parts):
+            key, value = keys_values[2 * i : 2 * i + 2]
+            o, l = kernel.forward(query, key, value, spans, causal=causal, scale=scale)  # noqa: E741
+            if out is None or lse is None:
+                out, lse = o, l
+                continue
+            merged = torch.logaddexp(lse, l)
+            first, second = ((x - merged).exp_()[..., None].to(o.dtype) for x in (lse, l))
+            out, lse = out.mul_(first).addcmul_(o, second), merged
+        ctx.save_for_backward(query, out, lse, *keys_values)
+        ctx.kernel, ctx.scale, ctx.parts = kernel, scale, parts
+        return out  # type: ignore[return-value]
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (grad,) = grads
-        query, key, value, prompt_key, prompt_value, out, lse = ctx.saved_tensors
-        b, h, r, d = query.shape
-        prompt_dq, prompt_dk, prompt_dv = _flash_backward(
-            _end_to_end(grad),
-            _end_to_end(query),
-            prompt_key,
-            prompt_value,
-            _end_to_end(out),
-            lse.transpose(0, 1).reshape(1, h, b * r),
-            0.0,
-            False,
-            scale=ctx.scale,
-        )
-        own_dq, own_dk, own_dv = _flash_backward(
-            grad, query, key, value, out, lse.contiguous(), 0.0, True, scale=ctx.scale
-        )
-        dq = own_dq + prompt_dq.view(h, b, r, d).transpose(0, 1)
-        return dq, own_dk, own_dv, prompt_dk, prompt_dv, None
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+        query, out, lse, *keys_values = ctx.saved_tensors
+        saved = Saved(grads[0], query, out, lse)
+        dq, gradients = None, []
+        for i, (spans, causal) in enumerate(ctx.parts):
+            key, value = keys_values[2 * i : 2 * i + 2]
+            part, dk, dv = ctx.kernel.backward(saved, key, value, spans, causal=causal, scale=ctx.scale)
+            dq = part if dq is None else dq.add_(part)
+            gradients += [dk, dv]
+        return None, None, None, dq, *gradients
 
 
-def _end_to_end(x: torch.Tensor) -> torch.Tensor:
-    """[B, H, R, D] to [1, H, B * R, D]."""
-    b, h, r, d = x.shape
-    return x.transpose(0, 1).reshape(1, h, b * r, d)
-
-
-def flash_response_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    prompt_key: torch.Tensor,
-    prompt_value: torch.Tensor,
-    *,
-    scale: float | None = None,
-) -> torch.Tensor:
-    """softmax(scale q [K_prompt, K_own]^T) [V_prompt, V_own], causal over the response's own part; CPU only.
+def merged_attention(kernel: Kernel, query: torch.Tensor, parts: Sequence[Part], *, scale: float) -> torch.Tensor:
+    """softmax(scale q K^T) V over the keys of all parts together, differentiable in the queries and every part's K/V.
 
     Args:
-        query: [B, Hq, R, D].
-        key, value: [B, Hkv, R, D], Hq a multiple of Hkv.
-        prompt_key, prompt_value: [1, Hkv, P, D], seen by every query.
-        scale: factor on the scores; None is D ** -0.5.
+        query: [1, Hq, T, D].
+        parts: at least one.
 
     Returns:
-        [B, Hq, R, D], differentiable in all five tensors.
+        [1, Hq, T, D].
     """
-    return _MergedFlash.apply(query, key, value, prompt_key, prompt_value, scale)  # type: ignore[no-any-return]
-
-
-def reference_response_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    prompt_key: torch.Tensor,
-    prompt_value: torch.Tensor,
-    *,
-    scale: float | None = None,
-) -> torch.Tensor:
-    """The same as `flash_response_attention` on any device, by one mask over repeated K/V."""
-    b, r, p = query.shape[0], query.shape[2], prompt_key.shape[2]
-    keys = torch.cat([prompt_key.expand(b, -1, -1, -1), key], dim=2)
-    values = torch.cat([prompt_value.expand(b, -1, -1, -1), value], dim=2)
-    visible = torch.ones(r, p + r, dtype=torch.bool, device=query.device).tril(p)
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=visible, scale=scale, enable_gqa=True)
+    keys_values = [x for _, _, key, value in parts for x in (key, value)]
+    return _Merged.apply(kernel, scale, [part[:2] for part in parts], query, *keys_values)  # type: ignore[no-any-return]
 
 
 def _attention(
@@ -178,29 +190,29 @@ def _attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     *,
-    prompt_cache: PromptCache,
-    phase: Phase,
-    reference: bool = False,
+    token_pass: TokenPass,
     **variants: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls in every layer; `prompt_cache` and `phase` come through the model's forward arguments."""
+    """What transformers calls in every layer."""
     _refuse_variants(module, dropout, variants)
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
-    if phase == "prompt":
-        prompt_cache.publish(layer, key, value)
+    layer, ranks, cache = int(module.layer_idx), token_pass.ranks, token_pass.cache  # type: ignore[arg-type]
+    parts: list[Part] = []
+    if token_pass.is_prompt:
+        cache.publish(layer, key, value)
         if torch.is_grad_enabled():
-            key, value = _AddResponseGradients.apply(key, value, prompt_cache, layer)
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+            key, value = _AddResponseGradients.apply(key, value, cache, layer)
     else:
-        response_attention = (
-            reference_response_attention if reference or query.device.type != "cpu" else flash_response_attention
-        )
-        out = response_attention(query, key, value, *prompt_cache.layers[layer], scale=scaling)
+        prompt = _ReadPrompt.apply(query, cache, layer, ranks)
+        parts.append(([Span(0, query.shape[2], 0, cache.layout.num_tokens)], False, *prompt))
+    if ranks.num_sequence > 1:
+        key, value = _Gather.apply(key, value, token_pass.layout, ranks)
+    if token_pass.full:
+        parts.append((token_pass.full, False, key, value))
+    # Also where this rank has no rows of its own: the other ranks wait for its part in the gradients' sum.
+    parts.append((token_pass.causal, True, key, value))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = merged_attention(token_pass.kernel, query, parts, scale=scale)
     return out.transpose(1, 2).contiguous(), None
-
-
-def _reference_attention(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
-    return _attention(*args, reference=True, **kwargs)
 
 
 def _refuse_variants(module: torch.nn.Module, dropout: float, variants: dict[str, Any]) -> None:
@@ -215,10 +227,8 @@ def _refuse_variants(module: torch.nn.Module, dropout: float, variants: dict[str
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """Neither phase needs a mask tensor: right padding lies after every token that counts."""
+    """No mask tensor is ever built: what a row sees is in the spans."""
 
 
 AttentionInterface.register(IMPLEMENTATION, _attention)
-AttentionInterface.register(REFERENCE_IMPLEMENTATION, _reference_attention)
 AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
-AttentionMaskInterface.register(REFERENCE_IMPLEMENTATION, _no_mask)

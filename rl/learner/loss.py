@@ -1,13 +1,16 @@
-"""The token loss: DAPO's clipped policy gradient with truncated importance weights and an optional k3 KL term.
+"""The token loss: DAPO's clipped policy gradient with truncated importance weights, an optional k3 KL term
+and an optional entropy bonus.
 
-Left out: sequence-level ratios, entropy bonuses and every normalisation but one denominator for the whole batch.
+Left out: sequence-level ratios and every normalisation but one denominator for the whole batch.
 
 N trained tokens of one micro-batch, padding already gone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 
@@ -36,6 +39,19 @@ class TokenSums:
         sums["sampler_max"] = torch.maximum(self.sampler_max, other.sampler_max)
         return TokenSums(**sums)
 
+    @classmethod
+    def zeros(cls, device: torch.device) -> Self:
+        """Of no tokens."""
+        return cls(**{f.name: torch.zeros((), device=device) for f in fields(cls)})
+
+    def reduced(
+        self, total: Callable[[torch.Tensor], torch.Tensor], largest: Callable[[torch.Tensor], torch.Tensor]
+    ) -> TokenSums:
+        """Over processes, given how they sum a tensor [N] elementwise and take its largest values."""
+        names = [f.name for f in fields(self) if f.name != "sampler_max"]
+        sums = total(torch.stack([getattr(self, name) for name in names]))
+        return TokenSums(sampler_max=largest(self.sampler_max.clone()), **dict(zip(names, sums, strict=True)))
+
 
 def policy_loss(
     logprobs: torch.Tensor,
@@ -48,10 +64,11 @@ def policy_loss(
     clip_high: float,
     tis_max: float,
     kl_coef: float = 0.0,
+    entropy_coef: float = 0.0,
     old_logprobs: torch.Tensor | None = None,
     ref_logprobs: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, TokenSums]:
-    """sum_t [-min(ratio_t A_t, clip(ratio_t, 1 - clip_low, 1 + clip_high) A_t) tis_t + kl_coef k3_t] / num_loss_tokens.
+    """sum_t [-min(ratio_t A_t, clip(ratio_t, 1 - clip_low, 1 + clip_high) A_t) tis_t + kl_coef k3_t - entropy_coef H_t] / num_loss_tokens.
 
     ratio = exp(logp - old), tis = min(exp(old - sampling), tis_max) without gradient, k3 = `k3_estimate(ref - logp)`.
     Sources: DAPO (arXiv 2503.14476, eq. 8 to 12: token mean over the batch, two clips); truncated importance sampling
@@ -61,11 +78,10 @@ def policy_loss(
         logprobs: [N] of the policy being trained, with gradient, at the sampling temperature.
         advantages: [N] the token's response's advantage.
         sampling_logprobs: [N] what the sampler reported.
-        entropies: [N] for the metric only.
+        entropies: [N] of the policy at the sampling temperature; with gradient where entropy_coef > 0.
         num_loss_tokens: trained tokens of the *whole* batch, > 0, so that the split into micro-batches has no effect.
-        clip_low, clip_high: the clip is [1 - clip_low, 1 + clip_high].
-        tis_max: cap of the importance weight.
-        kl_coef: weight of the KL term.
+        clip_low, clip_high, tis_max: the clip is [1 - clip_low, 1 + clip_high]; the importance weight's cap.
+        kl_coef, entropy_coef: weights of the KL term and of the entropy bonus.
         old_logprobs: [N] of the policy before the step's first update; None: strictly on-policy, logp itself.
         ref_logprobs: [N] of the frozen start model; needed where kl_coef > 0.
 
@@ -80,23 +96,23 @@ def policy_loss(
     if kl_coef > 0.0 and ref_logprobs is None:
         raise ValueError(f"kl_coef={kl_coef} needs ref_logprobs; pass them or set kl_coef to 0")
     old = logprobs.detach() if old_logprobs is None else old_logprobs
-    ratio = torch.exp(logprobs - old)
+    ratio, mismatch = torch.exp(logprobs - old), old - sampling_logprobs
     unclipped = ratio * advantages
     clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages
-    mismatch = old - sampling_logprobs
     tis = torch.exp(mismatch).clamp(max=tis_max)
     policy = -(torch.minimum(unclipped, clipped) * tis).sum() / num_loss_tokens
     ref_k3 = policy.new_zeros(()) if ref_logprobs is None else k3_estimate(ref_logprobs - logprobs).sum()
+    loss = policy + (kl_coef * ref_k3 - entropy_coef * entropies.sum()) / num_loss_tokens
     sums = TokenSums(
         policy=policy.detach(),
         clipped=(clipped < unclipped).sum().float(),
-        entropy=entropies.sum(),
+        entropy=entropies.detach().sum(),
         sampler_k1=-mismatch.sum(),
         sampler_k3=k3_estimate(mismatch).sum(),
-        sampler_max=mismatch.abs().max(),
+        sampler_max=torch.cat([mismatch.detach().abs(), mismatch.new_zeros(1)]).max(),
         ref_k3=ref_k3.detach(),
     )
-    return policy + kl_coef * ref_k3 / num_loss_tokens, sums
+    return loss, sums
 
 
 def k3_estimate(log_ratio: torch.Tensor) -> torch.Tensor:

@@ -18,8 +18,8 @@ class ModelRefused(ValueError):
     exit_code = 2
 
 
-def load_policy(path: str, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """The model at `path` (folder or hub id) with `shared_prefix` attention; code from the model's folder never runs.
+def load_policy(path: str, *, dtype: torch.dtype) -> PreTrainedModel:
+    """The model at `path` (folder or hub id), in host memory, with `shared_prefix` attention; code from its folder never runs.
 
     Raises:
         ModelRefused: nothing loadable is there, or its attention or head is of a kind the learner is not exact for.
@@ -40,7 +40,7 @@ def load_policy(path: str, *, dtype: torch.dtype, device: torch.device) -> PreTr
     except (OSError, ValueError) as error:
         raise ModelRefused(_not_loadable(path, error)) from error
     _refuse_modules(model)
-    return model.to(device)
+    return model
 
 
 def _not_loadable(path: str, error: Exception) -> str:
@@ -73,12 +73,11 @@ def refuse_inexact(config: PreTrainedConfig) -> None:
     """Refuse a model whose response cannot be computed exactly from its prompt's published K/V.
 
     Raises:
-        ModelRefused: naming the model type and what it has: attention other than full softmax attention, dropout,
-            rotary frequencies that depend on the sequence's total length, or a head that is not one matrix.
+        ModelRefused: naming the model type and what it has: attention other than full softmax attention, dropout, or a
+            head that is not one matrix.
     """
     found = ""
     kinds = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
-    rope = getattr(config, "rope_parameters", None) or {}
     if kinds:
         found = f"layers of type {', '.join(kinds)}"
     elif getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True):
@@ -87,11 +86,24 @@ def refuse_inexact(config: PreTrainedConfig) -> None:
         found = "no attention heads"
     elif getattr(config, "attention_dropout", 0.0):
         found = f"attention_dropout={config.attention_dropout}"
-    elif rope.get("rope_type") in ("dynamic", "longrope"):
-        found = f"rope_type={rope['rope_type']}, whose frequencies depend on the total length"
     else:
         found = next(
             (f"{n}={getattr(config, n)}" for n in _HEAD_CHANGES if getattr(config, n, None) not in (None, 1.0)), ""
         )
     if found:
         raise ModelRefused(_refusal(config.model_type, found))
+
+
+def max_shared_tokens(config: PreTrainedConfig) -> int | None:
+    """Longest prompt plus response for which the prompt's keys are the same whatever follows; None: any length.
+
+    Dynamic and long rope change their frequencies once a sequence grows beyond a length, and with them the keys of the
+    whole prompt: up to that length they are exact, beyond it no two responses of different length share a prompt.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "dynamic":
+        return int(config.max_position_embeddings)
+    if rope.get("rope_type") == "longrope":
+        original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        return int(original)
+    return None

@@ -29,17 +29,28 @@ def engine_name(section: RolloutSection, *, key: str = "rollout.engine") -> Lite
     return "vllm" if installed and section.engine != "transformers" else "transformers"
 
 
-def build_engine(model_path: str, dtype: str, section: RolloutSection, max_model_len: int, threads: int) -> Engine:
+def build_engine(
+    model_path: str, dtype: str, section: RolloutSection, max_model_len: int, threads: int, lora_rank: int = 0
+) -> Engine:
     """The engine that `section` names, in this process, whose environment is `engine_environment`'s.
+
+    lora_rank: of the adapters that weight updates bring; 0: they bring whole models.
 
     Raises:
         EngineMissing: as `engine_name`.
+        ValueError: an engine that cannot be built like this.
     """
     if engine_name(section) == "vllm":
         from rl.rollout.vllm_engine import VllmEngine
 
         return VllmEngine(
-            model_path, dtype=dtype, section=section, max_model_len=max_model_len, threads=threads, seed=0
+            model_path,
+            dtype=dtype,
+            section=section,
+            max_model_len=max_model_len,
+            threads=threads,
+            seed=0,
+            lora_rank=lora_rank,
         )
     from rl.rollout.transformers_engine import TransformersEngine
 

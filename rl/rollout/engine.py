@@ -47,7 +47,10 @@ class Engine(Protocol):
         ...
 
     def update_weights(self, path: str, version: int) -> None:
-        """Take the weights at path (a safetensors file, or a folder of them) and forget every cached prefix.
+        """Take the weights at path and forget every cached prefix.
+
+        path: a safetensors file or a folder of them that holds a whole model, or a file with an adapter alone, which
+            belongs to the model that the engine started with, whatever it has taken since.
 
         Raises:
             RuntimeError: the names at path are not the model's.

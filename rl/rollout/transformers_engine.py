@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
+from rl.learner.lora import add_adapters, base_name, load_adapter
 from rl.rollout.engine import SampleRequest, check_request, response_text, stop_token_ids
-from rl.rollout.weight_files import iter_weights, require_names, weight_names
+from rl.rollout.weight_files import Adapter, adapter_at, iter_weights, require_adapter, require_names, weight_names
 from rl.types import Completion
 
 
@@ -29,8 +30,8 @@ class TransformersEngine:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.max_model_len = max_model_len
         self._device = device
-        self._model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype)).to(device).eval()
-        self._model.requires_grad_(False)
+        self._model_path, self._dtype = model_path, dtype
+        self._load_start_model()
         self._tokenizer = AutoTokenizer.from_pretrained(model_path)
         self._stop = stop_token_ids(model_path, self._tokenizer)
 
@@ -55,15 +56,47 @@ class TransformersEngine:
         Raises:
             RuntimeError: a name at path is unknown to the model, or one of the model's is not at path; nothing changed.
         """
-        own = self._model.state_dict()
+        adapter = adapter_at(path)
+        if adapter is None:
+            self._take_model(path)
+        else:
+            self._take_adapter(path, adapter)
+
+    def _load_start_model(self) -> None:
+        model = AutoModelForCausalLM.from_pretrained(self._model_path, dtype=getattr(torch, self._dtype))
+        self._model = model.to(self._device).eval().requires_grad_(False)
+        self._holds_start_model = True
+        self._adapter: Adapter | None = None
+
+    def _take_model(self, path: str) -> None:
+        own = self._base()
         names = weight_names(path)
         if unknown := sorted(names - own.keys()):
             raise RuntimeError(f"weights {path}: the model has no parameter {unknown[0]!r}; write Hugging Face names")
         given = {own[name].data_ptr() for name in names}
         require_names(path, (name for name, tensor in own.items() if tensor.data_ptr() not in given))
+        if self._adapter is not None:
+            self._load_start_model()
+            own = self._base()
+        self._holds_start_model = False
         with torch.no_grad():
             for name, tensor in iter_weights(path):
                 own[name].copy_(tensor)
+
+    def _take_adapter(self, path: str, adapter: Adapter) -> None:
+        """Beside the start model's weights, and multiplied as the learner does it."""
+        require_adapter(path, adapter, self._base())
+        if not self._holds_start_model or self._adapter not in (None, adapter):
+            self._load_start_model()
+        if self._adapter is None:
+            add_adapters(self._model, rank=adapter.rank, alpha=adapter.alpha, targets=adapter.targets, seed=0)
+            self._adapter = adapter
+        load_adapter(self._model, iter_weights(path))
+
+    def _base(self) -> dict[str, torch.Tensor]:
+        """The model's tensors without adapters, by their Hugging Face names."""
+        named = ((base_name(name), tensor) for name, tensor in self._model.state_dict().items())
+        return {name: tensor for name, tensor in named if name is not None}
 
     def close(self) -> None:
         del self._model

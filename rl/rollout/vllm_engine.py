@@ -2,7 +2,9 @@
 
 Weights travel by vLLM's own four calls (init, start, update, finish) through a backend registered here that reads
 a safetensors file, on shared memory where there is some. It is correct on CPU and on CUDA.
-Left out: the `ipc` and `nccl` backends, which save CUDA a copy through host memory, and adapter-only (LoRA) updates.
+An adapter (LoRA) is given to vLLM as one and stays beside the start model's weights: merged in bfloat16, most of a
+small update would be rounded away. vLLM's CPU build multiplies adapters too, in plain torch.
+Left out: the `ipc` and `nccl` backends, which save CUDA a copy through host memory.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -18,6 +20,7 @@ with warnings.catch_warnings():
     # vLLM imports deprecated names of torch; nobody who reads our output can act on that.
     warnings.simplefilter("ignore")
     from vllm import LLM, SamplingParams
+    from vllm.config.lora import MaxLoRARanks
     from vllm.config.weight_transfer import WeightTransferConfig
     from vllm.distributed.weight_transfer.base import (
         WeightTransferEngine,
@@ -25,13 +28,23 @@ with warnings.catch_warnings():
         WeightTransferUpdateInfo,
     )
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+    from vllm.lora.request import LoRARequest
     from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
     from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
     from vllm.platforms import current_platform
 
 from rl.config import RolloutSection
 from rl.rollout.engine import SampleRequest, check_request, response_text, stop_token_ids
-from rl.rollout.weight_files import iter_weights, require_names, weight_names
+from rl.rollout.weight_files import (
+    Adapter,
+    adapter_at,
+    adapter_folder,
+    iter_weights,
+    model_folder,
+    require_adapter,
+    require_names,
+    weight_names,
+)
 from rl.types import Completion
 
 BACKEND = "longreach_file"
@@ -111,7 +124,7 @@ class RegisterFileTransfer:
 
 
 class VllmEngine:
-    """One vLLM instance.
+    """One vLLM instance. lora_rank: of the adapters that may come; 0: none, whole models only.
 
     Its process wants `engine_environment` set before it starts.
     A call's tokens depend on its requests and the weights only: seeds come with the request, and no prefix that an
@@ -119,11 +132,20 @@ class VllmEngine:
     of the call's requests, in their order: another batch rounds differently, and a near tie then falls the other way.
 
     Raises:
-        ValueError: vLLM cannot hold the model and one sequence of max_model_len in the memory it is given.
+        ValueError: vLLM cannot hold the model and one sequence of max_model_len in the memory it is given, or has no
+            adapters of such a rank or type.
     """
 
     def __init__(
-        self, model_path: str, *, dtype: str, section: RolloutSection, max_model_len: int, threads: int, seed: int
+        self,
+        model_path: str,
+        *,
+        dtype: str,
+        section: RolloutSection,
+        max_model_len: int,
+        threads: int,
+        seed: int,
+        lora_rank: int = 0,
     ) -> None:
         self.max_model_len = max_model_len
         cpu = current_platform.is_cpu()
@@ -149,6 +171,8 @@ class VllmEngine:
         arguments |= (
             _cpu_arguments(section, max_model_len) if cpu else {"gpu_memory_utilization": section.gpu_memory_frac}
         )
+        if lora_rank:
+            arguments |= _lora_arguments(lora_rank, dtype, cpu=cpu)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -161,6 +185,11 @@ class VllmEngine:
         self._tokenizer = self._llm.get_tokenizer()
         self._stop_token_ids = sorted(stop_token_ids(model_path, self._tokenizer))
         self._llm.init_weight_transfer_engine({"init_info": {}})
+        self._model_path = model_path
+        self._lora_rank = lora_rank
+        self._holds_start_model = True
+        self._adapter: LoRARequest | None = None
+        self._num_adapters = 0
 
     def generate(self, requests: Sequence[SampleRequest]) -> list[list[Completion]]:
         """See `Engine.generate`. One vLLM request per sample; the samples of a prompt share its prefilled cache."""
@@ -171,13 +200,14 @@ class VllmEngine:
             prompts += [prompt] * len(request.seeds)
             params += [self._sampling_params(request, seed) for seed in request.seeds]
         self._forget_prefixes()
-        outputs = iter(self._llm.generate(prompts, params, use_tqdm=False))
+        outputs = iter(self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._adapter))
         return [[self._completion(next(outputs).outputs[0]) for _ in request.seeds] for request in requests]
 
     def score(self, token_ids: Sequence[int], num_prompt_tokens: int) -> list[float]:
         """See `Engine.score`. Prompt log-probabilities bypass the prefix cache and are slow: one short sequence only."""
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
-        [output] = self._llm.generate([{"prompt_token_ids": list(token_ids)}], params, use_tqdm=False)
+        prompt = {"prompt_token_ids": list(token_ids)}
+        [output] = self._llm.generate([prompt], params, use_tqdm=False, lora_request=self._adapter)
         per_position = output.prompt_logprobs
         return [per_position[i][token_ids[i]].logprob for i in range(num_prompt_tokens, len(token_ids))]
 
@@ -185,12 +215,45 @@ class VllmEngine:
         """See `Engine.update_weights`.
 
         Raises:
-            RuntimeError: names are missing at path, or cached prefixes could not be dropped.
+            RuntimeError: names are missing at path, an adapter does not fit, or cached prefixes could not be dropped.
         """
+        adapter = adapter_at(path)
+        if adapter is None:
+            self._drop_adapter()
+            self._holds_start_model = False
+            self._load_model(path, version)
+        else:
+            self._load_adapter(path, adapter, version)
+        self._forget_prefixes()
+
+    def _load_model(self, path: str, version: int) -> None:
         self._llm.start_weight_update()
         self._llm.update_weights({"update_info": {"path": path}})
         self._llm.finish_weight_update(str(version))
-        self._forget_prefixes()
+
+    def _load_adapter(self, path: str, adapter: Adapter, version: int) -> None:
+        if adapter.rank > self._lora_rank:
+            raise RuntimeError(
+                f"weights {path}: an adapter of rank {adapter.rank}, this engine was built with lora_rank={self._lora_rank}; "
+                "give the engine the learner's lora_rank"
+            )
+        start = model_folder(self._model_path)
+        require_adapter(path, adapter, weight_names(start))
+        self._drop_adapter()
+        if not self._holds_start_model:
+            self._load_model(start, version)
+            self._holds_start_model = True
+        # A number of its own for each: versions may come twice, and vLLM takes the same number for the same adapter.
+        self._num_adapters += 1
+        with adapter_folder(path, adapter) as folder:
+            request = LoRARequest(f"adapter-{self._num_adapters}", self._num_adapters, folder)
+            self._llm.llm_engine.add_lora(request)
+        self._adapter = request
+
+    def _drop_adapter(self) -> None:
+        if self._adapter is not None:
+            self._llm.llm_engine.remove_lora(self._adapter.lora_int_id)
+            self._adapter = None
 
     def close(self) -> None:
         self._llm.llm_engine.engine_core.shutdown()
@@ -232,3 +295,19 @@ def _cpu_arguments(section: RolloutSection, max_model_len: int) -> dict[str, Any
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(CPU_BATCH_TOKENS, max_model_len),
     }
+
+
+def _lora_arguments(rank: int, dtype: str, *, cpu: bool) -> dict[str, Any]:
+    """vLLM reserves room for one adapter, of the next rank that it has kernels for."""
+    ranks = sorted(get_args(MaxLoRARanks))
+    if rank > ranks[-1]:
+        raise ValueError(
+            f"learner.lora_rank: {rank} > {ranks[-1]}, the largest rank that vLLM samples with; lower it, or set "
+            "rollout.engine to 'transformers'"
+        )
+    if dtype == "float32" and not cpu:
+        raise ValueError(
+            "model.dtype: vLLM's LoRA kernels on CUDA do not take 'float32'; set 'bfloat16', learner.lora_rank=0, or "
+            "rollout.engine to 'transformers'"
+        )
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(r for r in ranks if r >= rank)}

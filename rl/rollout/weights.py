@@ -18,7 +18,8 @@ class WeightSource(Protocol):
     """What a weight sync needs of the learner."""
 
     def write_weights(self, path: str) -> None:
-        """Write the whole model to one safetensors file, under its Hugging Face names."""
+        """Write one safetensors file: the whole model under its Hugging Face names, or its LoRA adapter alone, with
+        the adapter's configuration in the file's metadata (see `rl.learner.lora.CONFIG_KEY`)."""
         ...
 
     def logprobs(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> list[float]:

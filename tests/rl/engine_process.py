@@ -44,13 +44,13 @@ class EngineProcess:
 
 
 @contextmanager
-def vllm_process(model_path: str, max_model_len: int) -> Iterator[EngineProcess]:
+def vllm_process(model_path: str, max_model_len: int, *, lora_rank: int = 0) -> Iterator[EngineProcess]:
     """A VllmEngine on one thread; ended with the block."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     before = dict(os.environ)
     os.environ.update(engine_environment(1, cuda=False))
-    process = context.Process(target=_serve, args=(theirs, model_path, max_model_len), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, model_path, max_model_len, lora_rank), daemon=True)
     try:
         process.start()
     finally:
@@ -67,12 +67,18 @@ def vllm_process(model_path: str, max_model_len: int) -> Iterator[EngineProcess]
             process.join()
 
 
-def _serve(connection: Connection, model_path: str, max_model_len: int) -> None:
+def _serve(connection: Connection, model_path: str, max_model_len: int, lora_rank: int) -> None:
     import rl.rollout.vllm_engine as vllm_engine
 
     section = RolloutSection(kv_cache_gib=0.05, max_num_seqs=64)
     engine = vllm_engine.VllmEngine(
-        model_path, dtype="float32", section=section, max_model_len=max_model_len, threads=1, seed=0
+        model_path,
+        dtype="float32",
+        section=section,
+        max_model_len=max_model_len,
+        threads=1,
+        seed=0,
+        lora_rank=lora_rank,
     )
     real_refresh = vllm_engine.refresh_tied_head
     while True:

@@ -7,9 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
-from transformers.models.llama import LlamaForCausalLM
-from transformers.models.qwen2 import Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from data.problem import Problem
 from rewards.types import Score, ScoreStatus
@@ -20,8 +26,20 @@ from rl.types import Rollout, RolloutGroup
 VOCABULARY = 97
 
 
+ROPE = {
+    "llama-yarn": {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 16, "rope_theta": 1e4},
+    "llama-linear": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4},
+    "llama-dynamic": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+}
+"""Rotary embeddings that change with the length of the model's context."""
+FAMILIES = ("qwen2", "qwen3", "llama", "mistral")
+
+
 def tiny_config(family: str) -> PretrainedConfig:
-    """Qwen2: biases and a tied head; Llama: neither. Both with two query heads per key head."""
+    """qwen2: biases and a tied head; qwen3: normalised queries and keys, a head size of its own; llama and mistral: neither.
+
+    All with two query heads per key head.
+    """
     sizes = {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,
@@ -31,16 +49,22 @@ def tiny_config(family: str) -> PretrainedConfig:
         "num_key_value_heads": 2,
         "max_position_embeddings": 256,
     }
+    if family in ROPE:
+        return LlamaConfig(**sizes, tie_word_embeddings=False, rope_parameters=dict(ROPE[family]))
     if family == "qwen2":
         return Qwen2Config(**sizes, tie_word_embeddings=True)
+    if family == "qwen3":
+        return Qwen3Config(**sizes, head_dim=16, tie_word_embeddings=False)
+    if family == "mistral":
+        return MistralConfig(**sizes, head_dim=8, sliding_window=None, tie_word_embeddings=False)
+    assert family == "llama"
     return LlamaConfig(**sizes, tie_word_embeddings=False)
 
 
 def write_tiny_model(folder: Path, family: str = "qwen2") -> str:
     """Random weights, large enough that log-probabilities differ between tokens."""
     torch.manual_seed(0)
-    config = tiny_config(family)
-    model: PreTrainedModel = (Qwen2ForCausalLM if family == "qwen2" else LlamaForCausalLM)(config)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(tiny_config(family))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from data.problem import Question
-from rl.cluster import Cluster, RolloutWorker, StaleWorker
+from rl.cluster import Cluster
 from rl.config import DataSection, ModelSection, RewardSection, RolloutSection, RunConfig, StageSection
+from rl.ray_actors import StaleWorker
 from rl.rollout.weights import sync_weights
+from rl.rollout_pool import RolloutWorker
 from tests.rl.tiny_model import PlainLearner, largest_difference, requests, write_tiny_model
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]

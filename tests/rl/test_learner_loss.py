@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rl.learner.loss import policy_loss
-from rl.learner.packing import micro_batches
+from rl.learner.step import Learner
 from rl.types import RolloutGroup
 from tests.rl.learner_cases import VOCABULARY, group, learner, write_tiny_model
 
@@ -85,6 +85,23 @@ def test_sums_add_up_and_the_largest_difference_is_a_maximum() -> None:
 def test_zero_denominator_is_refused() -> None:
     with pytest.raises(ValueError, match="num_loss_tokens: 0 is not positive"):
         loss_of([0.0], num_loss_tokens=0)
+
+
+def test_entropy_bonus_by_hand() -> None:
+    leaf = torch.tensor([-1.0, -2.0], dtype=torch.float64, requires_grad=True)
+    entropies = torch.tensor([0.5, 1.5], dtype=torch.float64, requires_grad=True)
+    loss, _ = policy_loss(
+        leaf,
+        advantages=torch.zeros(2),
+        sampling_logprobs=leaf.detach(),
+        entropies=entropies,
+        num_loss_tokens=4,
+        entropy_coef=0.1,
+        **CLIPS,
+    )
+    # -0.1 * (0.5 + 1.5) / 4
+    assert loss.item() == pytest.approx(-0.05)
+    assert torch.autograd.grad(loss, entropies)[0].tolist() == pytest.approx([-0.025, -0.025])
 
 
 def test_kl_without_reference_is_refused() -> None:
@@ -179,20 +196,35 @@ def test_loss_and_gradient_equal_trl_dapo_with_clip_importance_weights_and_kl(tm
     expected.backward()
 
     ours = learner(path, temperature=TEMPERATURE, kl_coef=0.05, micro_batch_tokens=16)
-    ready = []
-    for g, a, o, r in zip(groups, advantages, old, reference, strict=True):
-        ready.append(dataclasses.replace(ours._learn_group(g, a), old_logprobs=flat(g, o), ref_logprobs=flat(g, r)))
-    sums = [token_sums for _, token_sums in ours._accumulate(ready)]
+    turns = [
+        dataclasses.replace(turn, old_logprobs=o, ref_logprobs=r)
+        for turn, o, r in zip(
+            ours._turns(ours._trained(groups, advantages, None)),
+            packed(ours, groups, old),
+            packed(ours, groups, reference),
+            strict=True,
+        )
+    ]
+    sums = [token_sums for _, token_sums in ours._accumulate(turns, num_loss_tokens)]
     total = sum(s.policy + 0.05 * s.ref_k3 / num_loss_tokens for s in sums)
     assert sum(s.clipped for s in sums) > 0
     assert total.item() == pytest.approx(expected.item(), rel=1e-5)
     theirs = dict(trainer.model.named_parameters())
-    for name, parameter in ours.model.named_parameters():
-        error = (parameter.grad - theirs[name].grad).norm() / theirs[name].grad.norm()
+    for name, gradient in ours.gradients().items():
+        error = (gradient - theirs[name].grad).norm() / theirs[name].grad.norm()
         assert error <= 1e-5, f"{name}: relative gradient error {error:.1e}"
 
 
-def flat(of: RolloutGroup, values: list[list[float]]) -> list[torch.Tensor]:
-    """Values per token in the order of the micro-batches the learner makes of the group."""
-    moved = [dataclasses.replace(r, sampling_logprobs=tuple(v)) for r, v in zip(of.rollouts, values, strict=True)]
-    return [b.sampling_logprobs[b.loss_mask] for b in micro_batches(moved, [0.0] * len(moved), 16)]
+def packed(ours: Learner, of: list[RolloutGroup], values: list[list[list[float]]]) -> list[tuple[torch.Tensor, ...]]:
+    """Values per token of each group in the order of the micro-batches that the learner makes of them."""
+    moved = [
+        dataclasses.replace(
+            g,
+            rollouts=tuple(
+                dataclasses.replace(r, sampling_logprobs=tuple(v)) for r, v in zip(g.rollouts, rows, strict=True)
+            ),
+        )
+        for g, rows in zip(of, values, strict=True)
+    ]
+    turns = ours._turns(ours._trained(moved, [[0.0] * len(g.rollouts) for g in of], None))
+    return [tuple(batch.sampling_logprobs for batch in turn.group.batches) for turn in turns]

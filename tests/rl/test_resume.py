@@ -18,7 +18,7 @@ from rl.metrics import read_metrics
 from tests.rl.tiny_run import write_inputs
 
 NUM_STEPS = 8
-EXACT = ("model/model.safetensors", "trainer/parameters.safetensors", "trainer/optimizer.safetensors")
+EXACT = ("model/model.safetensors", "trainer/parameters-00001.safetensors", "trainer/moments-00001.safetensors")
 
 
 def command(config: dict[str, Any], folder: Path, name: str) -> tuple[list[str], Path]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from rl.rollout.engine import SampleRequest, response_text, stop_token_ids
 from rl.rollout.transformers_engine import TransformersEngine, processed_logprobs, uniform
+from rl.rollout.weights import sync_weights
+from tests.rl.adapter_learner import AdapterLearner
 from tests.rl.tiny_model import EOS, PlainLearner, largest_difference, requests, write_tiny_model
 
 
@@ -113,8 +118,6 @@ def test_new_weights_are_taken_and_a_tied_head_with_them(model_path: str, tmp_pa
 
 
 def test_a_checkpoint_with_a_missing_or_an_unknown_name_is_refused(model_path: str, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     engine = TransformersEngine(model_path, dtype="float32", max_model_len=128, threads=1, device="cpu")
     state = {n: t.contiguous() for n, t in PlainLearner(model_path).model.state_dict().items() if n != "lm_head.weight"}
     path = str(tmp_path / "part.safetensors")
@@ -124,6 +127,64 @@ def test_a_checkpoint_with_a_missing_or_an_unknown_name_is_refused(model_path: s
     save_file({f"module.{n}": t for n, t in state.items()}, path)
     with pytest.raises(RuntimeError, match=r"no parameter 'module\."):
         engine.update_weights(path, 1)
+
+
+class OneWorker:
+    """The `Workers` protocol over one engine in this process."""
+
+    def __init__(self, engine: TransformersEngine) -> None:
+        self.engine = engine
+        self.policy_version = 0
+        self.generate = engine.generate
+
+    def score(self, token_ids: Sequence[int], num_prompt_tokens: int) -> dict[str, list[float]]:
+        return {"worker": self.engine.score(token_ids, num_prompt_tokens)}
+
+    def update_weights(self, path: str, version: int, *, rewrite: Callable[[str], None] | None = None) -> None:
+        self.engine.update_weights(path, version)
+        self.policy_version = version
+
+
+def test_adapters_come_and_go_and_another_model_between_them(model_path: str) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    engine = TransformersEngine(model_path, dtype="float32", max_model_len=128, threads=1, device="cpu")
+    workers, learner, [request] = OneWorker(engine), AdapterLearner(model_path), requests(1)
+    for version in (0, 1, 2):
+        sync_weights(learner, workers, version=version, max_diff=1e-4)
+        assert largest_difference(learner, request, engine.generate([request])[0]) < 1e-4
+        learner.change(seed=version)
+    other = PlainLearner(model_path)
+    other.change()
+    sync_weights(other, workers, version=0, max_diff=1e-4)
+    assert largest_difference(other, request, engine.generate([request])[0]) < 1e-4
+    sync_weights(learner, workers, version=3, max_diff=1e-4)
+    assert largest_difference(learner, request, engine.generate([request])[0]) < 1e-4
+    few = AdapterLearner(model_path, targets=["v_proj", "up_proj"])
+    few.change()
+    sync_weights(few, workers, version=4, max_diff=1e-4)
+
+
+def test_a_file_that_does_not_fit_leaves_the_engine_as_it_was(model_path: str, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    engine = TransformersEngine(model_path, dtype="float32", max_model_len=128, threads=1, device="cpu")
+    learner, [request] = AdapterLearner(model_path), requests(1)
+    learner.change()
+    path = str(tmp_path / "weights.safetensors")
+    learner.write_weights(path)
+    engine.update_weights(path, 1)
+    expected = engine.generate([request])
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    weights = load_file(path)
+    del weights["base_model.model.model.layers.1.mlp.up_proj.lora_A.weight"]
+    save_file(weights, path, metadata=metadata)
+    with pytest.raises(RuntimeError, match=r"1 parameters are missing, first 'base_model.*up_proj.lora_A.weight'"):
+        engine.update_weights(path, 2)
+    # Without the configuration in its metadata it passes for a whole model.
+    save_file(weights, path)
+    with pytest.raises(RuntimeError, match=r"no parameter 'base_model"):
+        engine.update_weights(path, 2)
+    assert engine.generate([request]) == expected
 
 
 def test_a_prompt_that_does_not_fit_is_refused_with_both_lengths(engine: TransformersEngine) -> None:

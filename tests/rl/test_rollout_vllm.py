@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from rl.rollout.engine import SampleRequest
 from rl.rollout.weights import sync_weights
+from tests.rl.adapter_learner import RANK, AdapterLearner
 from tests.rl.engine_process import EngineProcess, vllm_process
 from tests.rl.tiny_model import PlainLearner, largest_difference, requests, write_tiny_model
 
@@ -110,3 +113,73 @@ def test_a_prompt_that_does_not_fit_is_refused(engine: EngineProcess) -> None:
     request = SampleRequest(prompt_token_ids=(5,) * 120, seeds=(0,), max_response_tokens=9, temperature=1.0)
     with pytest.raises(ValueError, match="120 prompt \\+ 9 response tokens > max_model_len=128"):
         engine.generate([request])
+
+
+@pytest.fixture(scope="module")
+def adapter_engine(model_path: str) -> Iterator[EngineProcess]:
+    pytest.importorskip("peft", reason="peft is not installed")
+    with vllm_process(model_path, max_model_len=128, lora_rank=RANK) as process:
+        yield process
+
+
+def test_a_second_adapter_replaces_the_first_with_all_that_was_cached(
+    adapter_engine: EngineProcess, model_path: str
+) -> None:
+    learner = AdapterLearner(model_path)
+    [request] = requests(1)
+    long = replace(request, prompt_token_ids=(request.prompt_token_ids * 3)[:110])
+    sampled = []
+    for version in (0, 1, 2):
+        sync_weights(learner, adapter_engine, version=version, max_diff=1e-4)
+        for _ in range(2):
+            sampled.append(adapter_engine.generate([long]))
+            assert largest_difference(learner, long, sampled[-1][0]) < 1e-4
+        learner.change(seed=version)
+    assert sampled[0] == sampled[1] and sampled[2] == sampled[3] and sampled[4] == sampled[5]
+    assert sampled[0] != sampled[2] != sampled[4]
+    # The first three syncs held: versions may be given twice, and the adapters are the last ones all the same.
+    sync_weights(learner, adapter_engine, version=2, max_diff=1e-4)
+    assert largest_difference(learner, long, adapter_engine.generate([long])[0]) < 1e-4
+
+
+def test_an_adapter_belongs_to_the_start_model_whatever_came_between(
+    adapter_engine: EngineProcess, model_path: str, tmp_path: Path
+) -> None:
+    learner, other, [request] = AdapterLearner(model_path), PlainLearner(model_path), requests(1)
+    learner.change()
+    other.change(seed=5)
+    other.model.save_pretrained(tmp_path)
+    sync_weights(learner, adapter_engine, version=1, max_diff=1e-4)
+    adapter_engine.update_weights(str(tmp_path), 0)
+    assert largest_difference(other, request, adapter_engine.generate([request])[0]) < 1e-4
+    sync_weights(learner, adapter_engine, version=2, max_diff=1e-4)
+    assert largest_difference(learner, request, adapter_engine.generate([request])[0]) < 1e-4
+
+
+def test_an_engine_built_without_adapters_refuses_one(
+    engine: EngineProcess, learner: PlainLearner, model_path: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    path = str(tmp_path / "adapter.safetensors")
+    AdapterLearner(model_path).write_weights(path)
+    with pytest.raises(RuntimeError, match=r"an adapter of rank 4, this engine was built with lora_rank=0"):
+        engine.update_weights(path, 1)
+    sync_weights(learner, engine, version=2, max_diff=BOUND)
+
+
+def test_vllm_reserves_the_next_rank_it_knows_and_refuses_one_beyond() -> None:
+    # In a process of its own: importing vLLM changes torch.
+    script = """
+from rl.rollout.vllm_engine import _lora_arguments
+print([_lora_arguments(r, "float32", cpu=True)["max_lora_rank"] for r in (1, 4, 8, 9, 48, 512)])
+for rank, cpu in ((513, True), (8, False)):
+    try:
+        _lora_arguments(rank, "float32", cpu=cpu)
+    except ValueError as error:
+        print(error)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    ranks, too_large, too_wide = ran.stdout.splitlines()[-3:]
+    assert ranks == "[1, 8, 8, 16, 64, 512]"
+    assert too_large.startswith("learner.lora_rank: 513 > 512, the largest rank that vLLM samples with")
+    assert too_wide.startswith("model.dtype: vLLM's LoRA kernels on CUDA do not take 'float32'")

@@ -35,8 +35,13 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(asked: dict[str, Any]) -> Path:
+    return run(asked)
+
+
+def run(asked: dict[str, Any]) -> Path:
+    """Run it to its end, with a judge; the run's folder."""
     run_dir = Path(asked["run"]["dir"])
-    path = run_dir.parent / "run.toml"
+    path = run_dir.with_suffix(".toml")
     with judge_server() as server:
         server.decide = strict
         asked["reward"] = {"judge_url": server.url, "judge_model": "strict", "judge_cache": False}
@@ -92,3 +97,16 @@ def test_the_report_shows_the_run(folder: Path, tmp_path: Path) -> None:
     page = write_report(folder, tmp_path / "report.html").read_text(encoding="utf-8")
     for shown in ("stage-1", "final", "reward/mean", "eval/&lt;decoding&gt;/&lt;window&gt;/accuracy"):
         assert shown in page
+
+
+def test_a_learner_in_two_processes_makes_the_run_that_one_process_makes(asked: dict[str, Any], folder: Path) -> None:
+    """Each prompt and its responses shared by both, parameters sharded over both."""
+    learner = asked["learner"] | {"processes": 2, "sequence_parallel": 2}
+    got = read_metrics(run(asked | {"run": {"dir": f"{folder}-two"}, "learner": learner}) / "metrics.jsonl")
+    expected = read_metrics(folder / "metrics.jsonl")
+    assert len(got) == len(expected) == NUM_STEPS
+    measured = re.compile("time/|perf/|judge/.*_s$")
+    for row, other in zip(got, expected, strict=True):
+        assert row.keys() == other.keys()
+        for name in row.keys() - {n for n in row if measured.match(n)}:
+            assert row[name] == pytest.approx(other[name], rel=1e-4, abs=1e-4), (row["step"], name)

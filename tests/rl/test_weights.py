@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from rl.rollout.engine import SampleRequest
-from rl.rollout.weight_files import iter_weights, travelling_file
+from rl.rollout.weight_files import adapter_at, iter_weights, model_folder, travelling_file
 from rl.rollout.weights import sync_weights
 from rl.types import Completion
 
@@ -88,3 +90,15 @@ def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
         list(iter_weights(str(tmp_path)))
     with pytest.raises(FileNotFoundError, match="no safetensors file there"):
         list(iter_weights(str(tmp_path / "gone.safetensors")))
+
+
+def test_a_whole_model_is_no_adapter_whether_file_or_folder(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert adapter_at(str(tmp_path / "model.safetensors")) is None
+    assert adapter_at(str(tmp_path)) is None
+
+
+def test_a_model_s_folder_is_itself_or_in_the_hub_s_cache(tmp_path: Path) -> None:
+    assert model_folder(str(tmp_path)) == str(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        model_folder("nobody/no-such-model")

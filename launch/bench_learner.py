@@ -28,12 +28,12 @@ from typing import Any, TypeVar
 import torch
 
 from launch.bench_case import LearnerCase, build_learner, device_name, random_group
-from launch.bench_cost import SUSTAINED_FLOPS, ideal_speedup, prompt_once, useful_flops
 from launch.bench_memory import UNKNOWN, Peak, freed_at_once, peak_memory, release_memory
 from launch.bench_trl import require_trl, trl_turns
 from launch.cli import EnvironmentFault
 from rl.config import LearnerSection
 from rl.learner.attention import IMPLEMENTATION
+from rl.learner.cost import SUSTAINED_FLOPS, ideal_speedup, prompt_once, useful_flops
 from rl.learner.step import Learner
 from rl.run_folder import git_commit
 from rl.types import RolloutGroup
@@ -222,7 +222,7 @@ def _figures(
     config, against = learner.model.config, case.against
     p, r, g = case.prompt_tokens, case.response_tokens, case.group_size
     ideal, ratio = ideal_speedup(config, p, r, g), other_s / ours_s if other_s is not None else None
-    flops = useful_flops(prompt_once(config, p, r, g), frozen=case.lora_rank > 0)
+    flops = useful_flops(prompt_once(config, p, [r] * g), frozen=case.lora_rank > 0)
     return {
         "ours_s": ours_s,
         f"{against}_s": other_s,

@@ -202,8 +202,9 @@ class GroupMemory:
 def free_bytes(device: torch.device, *, num_processes: int = 1) -> int | None:
     """Memory that this process may still take on the device; None where that is not known.
 
-    On CUDA what the device has free and what this process's allocator holds unused; on CPU what the machine or container
-    has available, divided by num_processes, the learner's on this machine.
+    On CUDA what the device has free and what this process's allocator holds unused. On CPU half of what the machine or
+    container has available, divided by num_processes, the learner's on this machine: the C library keeps freed blocks of
+    up to 32 MiB, and a step's resident peak was seen at 1.5 to 1.9 times what its tensors take.
     """
     if device.type == "cuda":
         import torch
@@ -211,7 +212,7 @@ def free_bytes(device: torch.device, *, num_processes: int = 1) -> int | None:
         free: int = torch.cuda.mem_get_info(device)[0]
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = memory_state().free_bytes
-    return free // num_processes if free >= 0 else None
+    return free // (2 * num_processes) if free >= 0 else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rl.learner.ranks import Ranks
 
@@ -100,17 +100,3 @@ def rounds(costs: Sequence[float], num_data: int) -> list[list[int | None]]:
     order = sorted(range(len(costs)), key=lambda i: (-costs[i], i))
     dealt = [order[i : i + num_data] for i in range(0, len(order), num_data)]
     return [[*row, *[None] * (num_data - len(row))] for row in dealt]
-
-
-def group_cost(config: PreTrainedConfig, num_prompt_tokens: int, response_lengths: Sequence[int]) -> float:
-    """FLOPs of one group's forward pass, the head left out: what ranks are balanced by.
-
-    Linear layers: 2 per weight and token, prompt once. Causal attention: 4 Hq D per layer and (query, key) pair.
-    """
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    queries = config.num_attention_heads * head_dim
-    keys = (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * head_dim
-    weights = config.hidden_size * (2 * queries + 2 * keys + 3 * config.intermediate_size)
-    tokens = num_prompt_tokens + sum(response_lengths)
-    pairs = num_prompt_tokens**2 / 2 + sum(num_prompt_tokens * r + r * r / 2 for r in response_lengths)
-    return float(config.num_hidden_layers * (2 * weights * tokens + 4 * queries * pairs))

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from rl.learner import lora
 from rl.learner.budget import GroupMemory, ModelShape, free_bytes, head_chunk_tokens
+from rl.learner.cost import prompt_once
 from rl.learner.export import save_model, write_weights
 from rl.learner.kernel_choice import HeadShape, choose_kernel
 from rl.learner.logprobs import token_logprobs
@@ -31,7 +32,7 @@ from rl.learner.packing import Response, micro_batches, own_sources
 from rl.learner.policy import load_policy, max_shared_tokens
 from rl.learner.ranks import Ranks
 from rl.learner.schedule import ReadyGroup, Schedule, ready_group
-from rl.learner.sharding import ShardedPolicy, group_cost
+from rl.learner.sharding import ShardedPolicy
 from rl.learner.step_metrics import loss_metrics
 from rl.learner.turns import TrainedGroup, Turn, own_turns, trained_group
 from rl.types import MicroBatch, RolloutGroup
@@ -194,7 +195,7 @@ class Learner:
             groups,
             self.ranks,
             self._device,
-            cost=lambda g: group_cost(self.model.config, len(g.prompt_token_ids), g.lengths),
+            cost=lambda g: prompt_once(self.model.config, len(g.prompt_token_ids), g.lengths).total,
             max_tokens=self._micro_batch_tokens,
         )
         # With several updates the ratio needs the policy as it was before the first of them.

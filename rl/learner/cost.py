@@ -1,4 +1,4 @@
-"""The arithmetic of one group's step: what prompt-once saves at best, and how busy a GPU was.
+"""The arithmetic of one group's step: what ranks are balanced by, what prompt-once saves at best, how busy a GPU was.
 
 Forward, per token: 2 FLOPs a weight of the linear layers (4 projections, gated MLP); attention 4 Hq D per layer and
 (query, key) pair, causal pairs only; the head 2 H V where a token is predicted. P prompt tokens, R tokens a response, G
@@ -7,9 +7,10 @@ responses, H hidden size, Hq/Hkv query and key heads of size D, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers import PretrainedConfig
+from transformers import PreTrainedConfig
 
 SUSTAINED_FLOPS = 790e12
 """What an H100 or H200 sustains in large bf16 matrix products; the 100 % of MFU."""
@@ -29,22 +30,24 @@ class ForwardFlops:
         return self.linear + self.attention + self.head
 
 
-def prompt_once(config: PretrainedConfig, p: int, r: int, g: int) -> ForwardFlops:
-    """One prompt and G responses that see it: P + GR tokens, P^2 / 2 + G(PR + R^2 / 2) pairs."""
-    return _forward(config, tokens=p + g * r, pairs=p**2 / 2 + g * (p * r + r**2 / 2), predicted=g * r)
+def prompt_once(config: PreTrainedConfig, p: int, lengths: Sequence[int]) -> ForwardFlops:
+    """One prompt and responses of these lengths that see it: P + sum R tokens, P^2 / 2 + sum (P R + R^2 / 2) pairs."""
+    pairs = p**2 / 2 + sum(p * r + r**2 / 2 for r in lengths)
+    return _forward(config, tokens=p + sum(lengths), pairs=pairs, predicted=sum(lengths))
 
 
-def separate_sequences(config: PretrainedConfig, p: int, r: int, g: int) -> ForwardFlops:
-    """G sequences prompt + response, the head on response positions: G(P + R) tokens, G(P + R)^2 / 2 pairs."""
-    return _forward(config, tokens=g * (p + r), pairs=g * (p + r) ** 2 / 2, predicted=g * r)
+def separate_sequences(config: PreTrainedConfig, p: int, lengths: Sequence[int]) -> ForwardFlops:
+    """Sequences prompt + response, the head on response positions: sum (P + R) tokens, sum (P + R)^2 / 2 pairs."""
+    pairs = sum((p + r) ** 2 / 2 for r in lengths)
+    return _forward(config, tokens=sum(p + r for r in lengths), pairs=pairs, predicted=sum(lengths))
 
 
-def ideal_speedup(config: PretrainedConfig, prompt_tokens: int, response_tokens: int, group_size: int) -> float:
+def ideal_speedup(config: PreTrainedConfig, prompt_tokens: int, response_tokens: int, group_size: int) -> float:
     """Arithmetic of G separate sequences over that of one prompt and G responses.
 
     Linear layers G(P+R) / (P+GR), causal attention G(P+R)^2 / (P^2 + G(R^2+2PR)), the head GR on both sides.
     """
-    sizes = (prompt_tokens, response_tokens, group_size)
+    sizes = (prompt_tokens, [response_tokens] * group_size)
     return separate_sequences(config, *sizes).total / prompt_once(config, *sizes).total
 
 
@@ -60,7 +63,7 @@ def useful_flops(forward: ForwardFlops, *, frozen: bool) -> float:
     return (2.0 if frozen else 3.0) * (forward.linear + forward.head) + 3.5 * forward.attention
 
 
-def _forward(config: PretrainedConfig, *, tokens: int, pairs: float, predicted: int) -> ForwardFlops:
+def _forward(config: PreTrainedConfig, *, tokens: int, pairs: float, predicted: int) -> ForwardFlops:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     query, key = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
     weights = config.hidden_size * (2 * query + 2 * key + 3 * config.intermediate_size)

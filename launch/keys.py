@@ -51,15 +51,18 @@ def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[Key]:
 def nearest(name: str, model: type[BaseModel], others: Sequence[str] = ()) -> str | None:
     """The known key (or one of `others`) that `name` most likely meant; None when nothing is close.
 
-    A right last part under a wrong section is taken before a similar spelling: `lr` means `learner.lr`.
+    A right last part under a wrong section is taken before a similar spelling (`lr` means `learner.lr`), and so is one
+    spelled out: `learning_rate` means `lr`.
     """
     indexed = ".".join(INDEX if part.isdecimal() else part for part in name.split("."))
     known = [*others, *_tables(model), *(key.name for key in known_keys(model))]
-    same_leaf = [key for key in known if key.rpartition(".")[2] == indexed.rpartition(".")[2]]
+    leaf = indexed.rpartition(".")[2]
+    meant = {leaf, "".join(word[:1] for word in leaf.split("_"))}
+    same_leaf = [key for key in known if key.rpartition(".")[2] in meant]
     close = difflib.get_close_matches(indexed, same_leaf or known, n=1, cutoff=0.0 if same_leaf else 0.6)
     if not close:
         by_leaf = {key.rpartition(".")[2]: key for key in reversed(known)}
-        leaves = difflib.get_close_matches(indexed.rpartition(".")[2], list(by_leaf), n=1, cutoff=0.75)
+        leaves = difflib.get_close_matches(leaf, list(by_leaf), n=1, cutoff=0.75)
         close = [by_leaf[leaf] for leaf in leaves]
     return close[0] if close else None
 

@@ -3,8 +3,8 @@
 What a step needs beyond parameters, gradients and optimizer state has two peaks. The prompt's comes when its backward
 pass starts: its own tensors, kept since its forward pass, and one layer's recomputation over all its tokens. The
 responses' comes in every micro-batch: the prompt's kept tensors, the micro-batch's, and either one layer's recomputation
-over it or a chunk of logits. The default micro-batch makes the second no higher than the first, so that memory is what
-one prompt costs, whatever the number of responses.
+over it or a chunk of logits. The default micro-batch makes the second no higher than the first, but for ENOUGH_TOKENS, so
+that memory is what one prompt costs, whatever the number of responses.
 
 Counted are the tensors that autograd keeps in a Qwen2 or Llama decoder layer under flash attention; a few per cent of a
 layer (Qwen3's query and key norms, LoRA's low-rank products) are not. The reference attention's score matrices, quadratic
@@ -17,7 +17,7 @@ I intermediate size, A = Hq D and K = Hkv D widths of queries and of keys, V voc
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from rl.rank_trace import memory_state
@@ -29,8 +29,8 @@ HEAD_CHUNK_BYTES = 64 * 2**20
 """Float32 logits that exist at one time: enough rows for a fast product even at a vocabulary of 152K (110)."""
 MIN_MICRO_BATCH_TOKENS = 256
 """Below this the kernels' fixed cost outweighs the memory saved."""
-MIN_PROMPT_TOKENS = 2048
-"""A shorter prompt leaves as much room as one of this length: memory is not what such a step is short of."""
+ENOUGH_TOKENS = 1024
+"""Up to this many a micro-batch may add to the prompt's peak where memory is free: with fewer the matrix products are slower."""
 _MAX_TOKENS = 2**20
 
 
@@ -179,7 +179,7 @@ class GroupMemory:
         return self.kv_bytes + (0 if self.offload_activations else self.held_bytes)
 
     def micro_batch_tokens(self, *, free_bytes: int | None = None) -> int:
-        """The most response tokens of this rank whose peak is no higher than the prompt's, and fits what is free.
+        """The most response tokens of this rank whose peak is no higher than the prompt's (or ENOUGH_TOKENS), and fits what is free.
 
         Args:
             free_bytes: beyond parameters, gradients and optimizer state; None: not looked at. Where it is what limits, the
@@ -189,8 +189,7 @@ class GroupMemory:
         Returns:
             At least MIN_MICRO_BATCH_TOKENS, even where that does not fit: then nothing would.
         """
-        roomy = replace(self, prompt_tokens=max(self.prompt_tokens, MIN_PROMPT_TOKENS * self.sequence_parallel))
-        num_tokens = self._fitting(roomy.prompt_peak_bytes)
+        num_tokens = max(ENOUGH_TOKENS, self._fitting(self.prompt_peak_bytes))
         if free_bytes is not None and (fitting := self._fitting(free_bytes)) < num_tokens:
             num_tokens = 2 ** (fitting.bit_length() - 1) if fitting else 0
         return max(MIN_MICRO_BATCH_TOKENS, num_tokens)

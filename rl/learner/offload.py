@@ -1,9 +1,8 @@
 """What autograd keeps for the backward pass, in host memory instead of on the device.
 
-Under non-reentrant checkpointing autograd keeps each layer's input and nothing else of the layer: P x H a layer, which at
-60K tokens is more than everything else a prompt needs. Each goes to host memory while the next layer computes, and comes
-back when its layer's turn has come in the backward pass; copies take about a fiftieth of the layer's own time, so none
-is fetched ahead.
+Under non-reentrant checkpointing autograd keeps each layer's input and nothing else of the layer: P x H a layer. Each goes
+to host memory while the next layer computes, and comes back when its layer's turn has come in the backward pass. None is
+fetched ahead: at 60K tokens of a 7B model a copy is 430 MB, some 20 ms over PCIe, beside half a second of work.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
@@ -28,16 +28,16 @@ class _HostCopy:
     """After it the copy is complete; None: it is."""
 
 
-Kept = torch.Tensor | _HostCopy
+Kept: TypeAlias = "torch.Tensor | _HostCopy"
 
 
 @contextmanager
 def activation_offload(device: torch.device, *, min_bytes: int = MIN_BYTES) -> Iterator[None]:
     """Within the block what autograd keeps goes to host memory, exactly; it comes back in the backward pass, wherever made.
 
-    On CUDA to pinned memory, on a stream of its own; on CPU it is a copy, which changes neither memory nor results much but
-    runs the same code. Left where they are: tensors below min_bytes, and leaves and their views, which live on elsewhere
-    anyway: parameters, frozen ones too.
+    On CUDA to pinned memory, on a stream of its own. On CPU it is a copy in the same memory: nothing is saved there, and the
+    same tensors take the same way. Left where they are: tensors below min_bytes, and leaves and their views, which live on
+    elsewhere anyway: parameters, frozen ones too.
 
     Pinned memory comes in powers of two, so up to twice the tensors' size is taken; it is kept for the next step.
     """
@@ -54,7 +54,7 @@ def _lives_on(tensor: torch.Tensor) -> bool:
     return isinstance(owner, torch.nn.Parameter) or (owner.is_leaf and owner.requires_grad)
 
 
-Copies = tuple[Callable[[torch.Tensor], Kept], Callable[[_HostCopy], torch.Tensor]]
+Copies: TypeAlias = tuple[Callable[[torch.Tensor], Kept], Callable[[_HostCopy], torch.Tensor]]
 
 
 def _plain_copies(device: torch.device) -> Copies:

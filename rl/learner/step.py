@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from rl.learner.export import save_model, write_weights
 from rl.learner.kernel_choice import HeadShape, choose_kernel
 from rl.learner.logprobs import token_logprobs
 from rl.learner.loss import TokenSums, policy_loss
+from rl.learner.offload import activation_offload
 from rl.learner.optimizer import Optimizer
 from rl.learner.packing import Response, micro_batches, own_sources
 from rl.learner.policy import load_policy, max_shared_tokens
@@ -114,7 +116,8 @@ class Learner:
         policy = ShardedPolicy(
             model, self.ranks, device=self._device, reduce_in_every_backward=section.grad_accumulation == "sharded"
         )
-        return Schedule(policy=policy, kernel=kernel, ranks=self.ranks)
+        offload = partial(activation_offload, self._device) if section.offload_activations else nullcontext
+        return Schedule(policy=policy, kernel=kernel, ranks=self.ranks, offload=offload)
 
     def step(
         self,

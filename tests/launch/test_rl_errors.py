@@ -75,6 +75,8 @@ def test_the_undisturbed_configuration_is_accepted(
     plan = capsys.readouterr().out
     assert "stage 1: 0 < prompt tokens <= 24, 60 problems (door 60)" in plan
     assert "lr 0.003, replay 25%" in plan
+    assert "learner memory, estimated: " in plan
+    assert "tokens, or fewer where memory is short; head_chunk_tokens 4096" in plan
 
 
 @pytest.mark.parametrize(

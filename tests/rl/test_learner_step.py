@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rl.config import LearnerSection
+from rl.learner.offload import activation_offload
 from rl.learner.optimizer import OtherModel
 from rl.learner.step import Learner
 from rl.types import RolloutGroup
@@ -241,3 +243,17 @@ def test_memory_does_not_grow_with_the_number_of_responses(model_path: str) -> N
             subject.gather_gradient([group(40, [6] * group_size)], [[1.0] * group_size])
         peaks.append(Held.peak)
     assert peaks[0] == peaks[1] > 0
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_offload_changes_where_things_are_and_not_what_they_are(
+    model_path: str, gradient_checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl.learner.step.activation_offload", partial(activation_offload, min_bytes=1))
+    settings: dict[str, Any] = {"gradient_checkpointing": gradient_checkpointing}
+    usual = learner(model_path, **settings)
+    offloaded = learner(model_path, offload_activations=True, offload_optimizer=True, **settings)
+    for _ in range(2):
+        expected, got = (subject.step(GROUPS, ADVANTAGES, lr=1e-3) for subject in (usual, offloaded))
+        assert got == expected
+    assert same_bits(parameters(usual), parameters(offloaded))

@@ -134,6 +134,7 @@ def _learner(arguments: argparse.Namespace) -> Figures:
         micro_batch_tokens=arguments.micro_batch_tokens,
         trl_micro_batch=arguments.trl_micro_batch,
         repeats=arguments.repeats,
+        profile=arguments.profile,
         threads=arguments.threads,
     )
     return bench_learner(case)
@@ -216,6 +217,7 @@ def _add_learner_arguments(parser: argparse.ArgumentParser) -> None:
     add("--micro-batch-tokens", type=int, help="response tokens at a time, ours; default: the learner's choice")
     add("--trl-micro-batch", type=int, help="sequences at a time, TRL; default: all or one, whichever is faster here")
     add("--repeats", type=int, default=3, help="timed turns of each side (%(default)s)")
+    add("--profile", action="store_true", help="also where ours spends its time, by kind of operation")
     add("--threads", type=int, default=0, help="on CPU: compute threads; 0: all cores")
 
 

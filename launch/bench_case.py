@@ -65,6 +65,8 @@ class LearnerCase:
     """Sequences that TRL takes at a time; None: all or one, whichever is faster here."""
     repeats: int = 3
     """Timed turns of each side."""
+    profile: bool = False
+    """One more turn of ours, whose time is told by kind of operation."""
     threads: int = 0
     """Compute threads on CPU; 0: all cores."""
 

@@ -29,6 +29,7 @@ import torch
 
 from launch.bench_case import LearnerCase, build_learner, device_name, random_group
 from launch.bench_memory import UNKNOWN, Peak, freed_at_once, peak_memory, release_memory
+from launch.bench_profile import time_shares
 from launch.bench_trl import require_trl, trl_turns
 from launch.cli import EnvironmentFault
 from rl.config import LearnerSection
@@ -89,7 +90,7 @@ def bench_learner(case: LearnerCase) -> dict[str, Any]:
         `fraction_of_ideal`, `max_rel_grad_err` (over the parameters, |ours - other| / |other|, 2-norms), of both sides
         `*_peak_gib` and `*_step_gib` (beyond parameters, gradients and all else that was there before the turn),
         tokens a second of ours: logical G(P+R) and physical P+GR; `mfu` on CUDA: `useful_flops` of ours a second over
-        790e12. The other side's figures are None where it was not run or did not fit, and `*_missing` says why.
+        790e12; `profile`, where asked for: `time_shares` of ours. The other side's figures are None where it was not run or did not fit, and `*_missing` says why.
 
     Raises:
         ConfigError, ModelRefused: no such shape or folder, or a model the learner is not exact for.
@@ -124,7 +125,11 @@ def _measure(case: LearnerCase, folder: Path) -> dict[str, Any]:
             two_turns = {name: gradient.to("cpu", copy=True) for name, gradient in learner.gradients().items()}
             other = _first_turns(learner, _others_turns(case, learner, group, advantages, folder), two_turns)
     ours_s, other_s, other = _timed_turns(case, learner, ours, other)
-    return _case_figures(case, learner) | _figures(case, learner, ours_s, peak, other, other_s)
+    figures = _case_figures(case, learner) | _figures(case, learner, ours_s, peak, other, other_s)
+    if case.profile:
+        ours.seconds()  # with its attention set
+        figures["profile"] = time_shares(ours.work, on_cuda=case.device == "cuda")
+    return figures
 
 
 def _timed_turns(case: LearnerCase, learner: Learner, ours: _Side, other: _Other) -> tuple[float, float | None, _Other]:

@@ -87,8 +87,8 @@ class LearnerRank:
         self._listening = socket.create_server((host, 0))
         return int(self._listening.getsockname()[1])
 
-    def start(self, meeting: Rendezvous, config: RunConfig) -> None:
-        """Meet the others and load the model."""
+    def start(self, meeting: Rendezvous, config: RunConfig) -> str:
+        """Meet the others and load the model; returns the learner's description."""
         threads = config.learner.threads or max(1, len(os.sched_getaffinity(0)) // meeting.num_local)
         os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray's own value is 1; torch reads it at import
         if meeting.num_ranks > 1:
@@ -102,6 +102,7 @@ class LearnerRank:
             device=config.model.device,
             temperature=config.rollout.temperature,
         )
+        return self._learner.description
 
     def call(self, method: str, *arguments: Any, **settings: Any) -> Any:
         """The learner's method; what it returns is the same on every rank and comes from rank 0 alone."""
@@ -179,7 +180,8 @@ class LearnerGroup:
             Rendezvous(host=host, port=port, num_ranks=len(nodes), num_local=nodes.count(node)) for node in nodes
         ]
         starts = [actor.start.remote(meeting, config) for actor, meeting in zip(self._actors, meetings, strict=True)]
-        self._results(starts, "start")
+        self.description: str = self._results(starts, "start")[0]
+        """See `Learner.description`."""
 
     @property
     def num_updates(self) -> int:

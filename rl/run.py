@@ -259,6 +259,7 @@ def open_run(config: RunConfig, inputs: Inputs, *, resume: bool) -> Iterator[Run
         config, model_path=config.model.path, max_model_len=inputs.max_model_len, require_closed_think=thinks
     ) as cluster:
         learner = cluster.open_learner()
+        print(f"learner: {learner.description}", flush=True)
         log = MetricsLog(folder, config.tracking, config.model_dump(), run_id, last_step=step)
         run = Run(
             config=config,

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from launch import bench
+from rl.config import LearnerSection
+
 ROOT = Path(__file__).parents[1]
 _BLOCK = re.compile(r"<!-- (?P<mark>[^>]+) -->\n```(?P<language>\w+)\n(?P<text>.*?)```\n", re.DOTALL)
 REWARDS = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
@@ -49,3 +52,22 @@ def test_a_scorer_of_the_page_is_used_by_the_command(tmp_path: Path, module: str
 def test_the_library_example_runs(tmp_path: Path) -> None:
     [code] = blocks(REWARDS, "python")
     run([sys.executable, "-c", code], tmp_path)
+
+
+LEARNER = (ROOT / "docs" / "learner.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_learner_page_are_known_to_their_parsers() -> None:
+    commands = re.findall(r"^python -m (launch\.\w+) +(.*)$", LEARNER, re.MULTILINE)
+    assert {module for module, _ in commands} == {"launch.bench", "launch.rl"}
+    for module, arguments in commands:
+        if module == "launch.bench":
+            bench._parser().parse_args(arguments.split())
+        else:
+            settings = re.findall(r"--(learner\.(\w+)) ", arguments)
+            assert settings and all(name in LearnerSection.model_fields for _, name in settings)
+
+
+def test_the_settings_that_the_learner_page_names_exist() -> None:
+    for name in re.findall(r"`learner\.(\w+)`", LEARNER):
+        assert name in LearnerSection.model_fields, name

@@ -36,7 +36,7 @@ class _ChunkedHead(torch.autograd.Function):
             lses[part] = lse
             logprobs[part] = logits.gather(-1, targets[part, None])[:, 0] - lse
             logits.sub_(lse[:, None])
-            entropies[part] = -torch.linalg.vecdot(logits.exp(), logits)
+            entropies[part] = logits.exp().mul_(logits).sum(-1).neg_()
         ctx.save_for_backward(hidden, weight, targets, lses, entropies)
         ctx.temperature, ctx.chunk_tokens = temperature, chunk_tokens
         if not entropy_has_gradient:

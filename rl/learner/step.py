@@ -111,8 +111,9 @@ class Learner:
         kernel, line = choose_kernel(
             section.attention, device=self._device, dtype=self._dtype, shape=HeadShape.of(config)
         )
-        if self.ranks.rank == 0:
-            print(f"learner: {self._device}, {self._dtype}, {self.ranks.world_size} processes; {line}", flush=True)
+        processes = f"{self.ranks.world_size} processes, {self.ranks.num_sequence} to a sequence"
+        self.description = f"{self._device.type}, {str(self._dtype).removeprefix('torch.')}, {processes}; {line}"
+        """Where and how it computes, in a line for the log."""
         policy = ShardedPolicy(
             model, self.ranks, device=self._device, reduce_in_every_backward=section.grad_accumulation == "sharded"
         )

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import tomli_w
+import torch
 
 from launch.report import write_report
 from rl.config import RunConfig
 from rl.metrics import GLOSSARY, read_metrics
+from rl.rollout.weight_files import iter_weights, weight_names
 from rl.rollout_log import read_rollouts
 from rl.run_folder import read_config
 from tests.rewards.judge_server import judge_server, strict
@@ -110,3 +112,21 @@ def test_a_learner_in_two_processes_makes_the_run_that_one_process_makes(asked: 
         assert row.keys() == other.keys()
         for name in row.keys() - {n for n in row if measured.match(n)}:
             assert row[name] == pytest.approx(other[name], rel=1e-4, abs=1e-4), (row["step"], name)
+
+
+def test_a_run_that_trains_adapters_syncs_them_and_leaves_a_whole_model(asked: dict[str, Any], folder: Path) -> None:
+    learner = asked["learner"] | {"lora_rank": 4, "lora_alpha": 8.0, "kl_coef": 0.01, "entropy_coef": 0.001}
+    made = run(asked | {"run": {"dir": f"{folder}-lora"}, "learner": learner})
+    rows = read_metrics(made / "metrics.jsonl")
+    assert len(rows) == NUM_STEPS
+    assert all(row["policy/sync_probe_max_diff"] < 1e-4 for row in rows)
+    assert abs(rows[0]["policy/kl_ref"]) < 1e-6 < rows[-1]["policy/kl_ref"]
+    checkpoint = made / "checkpoints" / "latest"
+    names = weight_names(str(checkpoint / "model"))
+    assert names == weight_names(asked["model"]["path"])
+    start, trained = (dict(iter_weights(str(path))) for path in (asked["model"]["path"], checkpoint / "model"))
+    moved = {name for name in names if not torch.equal(start[name], trained[name])}
+    assert moved and all("_proj." in name for name in moved)
+    assert {"adapter_config.json", "adapter_model.safetensors"} == {
+        path.name for path in (checkpoint / "model" / "adapter").iterdir()
+    }

@@ -167,9 +167,9 @@ def test_the_ideal_of_a_7b_model_at_eight_responses(prompt: int, response: int, 
 
 def test_peak_memory_is_that_of_live_tensors_each_time() -> None:
     def work() -> None:
-        kept = torch.ones(8, 2**20)  # 32 MiB
-        for _ in range(5):  # and 16 more at any time, in blocks of 1 MiB
-            parts = [torch.ones(2**18) for _ in range(16)]
+        kept = torch.ones(32, 2**20)  # 128 MiB
+        for _ in range(5):  # and 64 more at any time, in blocks of 1 MiB
+            parts = [torch.ones(2**18) for _ in range(64)]
             del parts
         del kept
 
@@ -178,7 +178,8 @@ def test_peak_memory_is_that_of_live_tensors_each_time() -> None:
         steps = [peak_memory(work, "cpu").step_gib for _ in range(3)]
     for step in steps:
         assert step is not None
-        assert step * 1024 == pytest.approx(48, abs=2)
+        # What the rest of the process does meanwhile is a few MiB; memory that is not given back would be tens.
+        assert step * 1024 == pytest.approx(192, abs=10)
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,11 @@ class Ranks:
         """0..D-1"""
         return self.rank // self.num_sequence
 
+    @property
+    def min_rows(self) -> int:
+        """Rows that a forward pass has at least: several ranks gather each layer's parameters together, so none may leave it out."""
+        return self.num_sequence if self.world_size > 1 else 0
+
     def gather(self, local: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
         """[1, H, num_local, D] of every sequence rank to the whole [1, H, num_tokens, D]; without gradient; S > 1."""
         send = local.contiguous()

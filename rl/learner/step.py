@@ -313,8 +313,7 @@ class Learner:
     def logprobs(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> list[float]:
         """Log-probability (temperature 1, nats) of each response token; for the probe after a weight sync."""
         response = Response(response_ids, [0.0] * len(response_ids), 0.0)
-        min_rows = self.ranks.num_sequence if self.ranks.world_size > 1 else 0
-        (batch,) = micro_batches([response], 1, num_prompt_tokens=len(prompt_ids), min_rows=min_rows)
+        (batch,) = micro_batches([response], 1, num_prompt_tokens=len(prompt_ids), min_rows=self.ranks.min_rows)
         group = ready_group(prompt_ids, [batch], self.ranks, self._device)
         (own,) = self._score(self._schedule, group, temperature=1.0)
         scored = torch.zeros(len(response_ids), device=self._device)

@@ -104,10 +104,8 @@ def own_turns(
         )
         mine = row[ranks.data_rank]
         group = groups[mine] if mine is not None else _NOTHING
-        # Several ranks gather each layer's parameters together, so none may leave out a forward pass.
-        min_rows = ranks.num_sequence if ranks.world_size > 1 else 0
         batches = micro_batches(
-            group.responses, num_batches, num_prompt_tokens=len(group.prompt_token_ids), min_rows=min_rows
+            group.responses, num_batches, num_prompt_tokens=len(group.prompt_token_ids), min_rows=ranks.min_rows
         )
         turns.append(Turn(group=ready_group(group.prompt_token_ids, batches, ranks, device), is_stale=group.is_stale))
     return turns

@@ -168,9 +168,13 @@ def test_the_ideal_of_a_7b_model_at_eight_responses(prompt: int, response: int, 
 def test_peak_memory_is_that_of_live_tensors_each_time() -> None:
     def work() -> None:
         kept = torch.ones(32, 2**20)  # 128 MiB
-        for _ in range(5):  # and 64 more at any time, in blocks of 1 MiB
-            parts = [torch.ones(2**18) for _ in range(64)]
-            del parts
+        for _ in range(
+            3
+        ):  # and 64 more at any time: of 64 small blocks every second is freed before 32 MiB of larger ones
+            small = [torch.ones(2**18) for _ in range(64)]
+            small = small[::2]
+            large = [torch.ones(2**19) for _ in range(16)]
+            del small, large
         del kept
 
     with freed_at_once():
@@ -178,7 +182,7 @@ def test_peak_memory_is_that_of_live_tensors_each_time() -> None:
         steps = [peak_memory(work, "cpu").step_gib for _ in range(3)]
     for step in steps:
         assert step is not None
-        # What the rest of the process does meanwhile is a few MiB; memory that is not given back would be tens.
+        # What the rest of the process does meanwhile is a few MiB. In glibc's usual state the holes stay, and it is 223.
         assert step * 1024 == pytest.approx(192, abs=10)
 
 

@@ -1,37 +1,44 @@
-"""From rewards to advantages, in plain floats.
+"""From rewards to advantages, in plain floats: a baseline is taken off, the rest is divided by a scale.
 
 Every mean and every standard deviation is over valid rollouts only (score status `ok`): a rollout
-that nobody could score changes nothing for the others. Every standard deviation is the sample one
-(n - 1, as `torch.std` has it and TRL uses it): at G = 8 the population form would be 7 % smaller and
-its advantages that much larger.
+that nobody could score changes nothing for the others. n is the number of rewards that a statistic is over.
+The peers differ silently in the standard deviation: TRL's is the sample one (n - 1, as `torch.std` has it), others take
+the population's (n), which at G = 8 is 7 % smaller and its advantages that much larger. Here it is named.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import fsum, sqrt
 from typing import Literal
 
 from rl.types import RolloutGroup
 
 AdvantageStd = Literal["none", "group", "task", "batch"]
+StdForm = Literal["sample", "population"]
+Baseline = Literal["mean", "leave_one_out"]
 
 
 def group_advantages(
-    groups: Sequence[RolloutGroup], *, std: AdvantageStd, eps: float = 1e-4
+    groups: Sequence[RolloutGroup],
+    *,
+    std: AdvantageStd,
+    std_form: StdForm = "sample",
+    baseline: Baseline = "mean",
+    eps: float = 1e-4,
 ) -> list[tuple[float, ...]]:
-    """Advantages A_i = (r_i - mean) / scale of each group's valid rollouts, in their order.
+    """Advantages A_i = (r_i - b_i) / scale of each group's valid rollouts, in their order.
 
-    r_i is the shaped reward, mean that of the valid rollouts of i's own group, and scale, for `std`:
+    r_i is the shaped reward, b_i the `baseline` (`mean_centred`, `leave_one_out`), and scale, for `std`:
 
     - `none`: 1 (Dr. GRPO, arXiv 2503.20783: dividing by the group's std favours too easy and too hard problems).
     - `group`: s(own group) + eps (GRPO, arXiv 2402.03300; QwenLong-L1, arXiv 2505.17667).
     - `task`: s(all rewards of the task in these groups) + eps (QwenLong-L1.5, arXiv 2512.12967, eq. 7).
     - `batch`: s(all rewards in these groups) + eps (arXiv 2508.08221).
 
-    s is the sample standard deviation, n - 1; 0 where it has fewer than two rewards. A group whose rewards are
-    all equal has advantages of exactly 0. eps: TRL's 1e-4 unless given, in units of reward.
+    s is the standard deviation of `std_form` (`sample_std`, `population_std`). A group whose rewards are all equal has
+    advantages of exactly 0. eps: TRL's 1e-4 unless given, in units of reward.
 
     groups: the whole batch of one step; `task` and `batch` depend on which groups are in it.
     Returns one tuple per group, its length the number of valid rollouts (0 where there is none).
@@ -39,20 +46,73 @@ def group_advantages(
     Raises: ValueError, when a valid rollout has no reward.
     """
     rewards = [_valid_rewards(group) for group in groups]
-    match std:
-        case "none":
-            scales = [1.0] * len(groups)
-        case "group":
-            scales = [_sample_std(own) + eps for own in rewards]
-        case "task":
-            by_task: defaultdict[str, list[float]] = defaultdict(list)
-            for group, own in zip(groups, rewards, strict=True):
-                by_task[group.problem.task].extend(own)
-            task_std = {task: _sample_std(all_rewards) for task, all_rewards in by_task.items()}
-            scales = [task_std[group.problem.task] + eps for group in groups]
-        case "batch":
-            scales = [_sample_std([r for own in rewards for r in own]) + eps] * len(groups)
-    return [tuple(c / scale for c in _centred(own)) for own, scale in zip(rewards, scales, strict=True)]
+    tasks = [group.problem.task for group in groups]
+    scales = [scale + eps if std != "none" else 1.0 for scale in SCALES[std](rewards, tasks, STDS[std_form])]
+    centred = BASELINES[baseline]
+    return [tuple(c / scale for c in centred(own)) for own, scale in zip(rewards, scales, strict=True)]
+
+
+def mean_centred(rewards: Sequence[float]) -> list[float]:
+    """r_i - mean(r_1..r_n): GRPO's (arXiv 2402.03300). Exactly 0 where all rewards are equal."""
+    # Three times 0.1 has a mean that is not 0.1 in floats: equal rewards are centred without computing it.
+    if _is_constant(rewards):
+        return [0.0] * len(rewards)
+    mean = _mean(rewards, len(rewards))
+    return [r - mean for r in rewards]
+
+
+def leave_one_out(rewards: Sequence[float]) -> list[float]:
+    """r_i - mean of the other n - 1 rewards = n / (n - 1) (r_i - mean): RLOO (arXiv 2402.14740, eq. 8), unbiased.
+
+    0 for a reward that is alone.
+    """
+    n = len(rewards)
+    return [c * n / (n - 1) for c in mean_centred(rewards)] if n > 1 else [0.0] * n
+
+
+def sample_std(rewards: Sequence[float]) -> float:
+    """sqrt(sum (r_i - mean)^2 / (n - 1)); 0 where n < 2."""
+    return 0.0 if _is_constant(rewards) else sqrt(_mean(_squares(rewards), len(rewards) - 1))
+
+
+def population_std(rewards: Sequence[float]) -> float:
+    """sqrt(sum (r_i - mean)^2 / n); 0 where n < 2."""
+    return 0.0 if _is_constant(rewards) else sqrt(_mean(_squares(rewards), len(rewards)))
+
+
+Std = Callable[[Sequence[float]], float]
+Rewards = Sequence[Sequence[float]]
+"""Of each group."""
+
+
+def _own_std(rewards: Rewards, tasks: Sequence[str], std: Std) -> list[float]:
+    return [std(own) for own in rewards]
+
+
+def _task_std(rewards: Rewards, tasks: Sequence[str], std: Std) -> list[float]:
+    of_task: defaultdict[str, list[float]] = defaultdict(list)
+    for task, own in zip(tasks, rewards, strict=True):
+        of_task[task].extend(own)
+    stds = {task: std(every) for task, every in of_task.items()}
+    return [stds[task] for task in tasks]
+
+
+def _batch_std(rewards: Rewards, tasks: Sequence[str], std: Std) -> list[float]:
+    return [std([r for own in rewards for r in own])] * len(rewards)
+
+
+SCALES: Mapping[AdvantageStd, Callable[[Rewards, Sequence[str], Std], list[float]]] = {
+    "none": lambda rewards, tasks, std: [1.0] * len(rewards),
+    "group": _own_std,
+    "task": _task_std,
+    "batch": _batch_std,
+}
+"""One standard deviation per group."""
+STDS: Mapping[StdForm, Std] = {"sample": sample_std, "population": population_std}
+BASELINES: Mapping[Baseline, Callable[[Sequence[float]], list[float]]] = {
+    "mean": mean_centred,
+    "leave_one_out": leave_one_out,
+}
 
 
 def overlong_reward(outcome: float, num_tokens: int, max_response_tokens: int, buffer_tokens: int) -> float:
@@ -97,15 +157,5 @@ def _mean(values: Iterable[float], n: int) -> float:
     return fsum(values) / n
 
 
-def _centred(rewards: Sequence[float]) -> list[float]:
-    # Three times 0.1 has a mean that is not 0.1 in floats: equal rewards are centred without computing it.
-    if _is_constant(rewards):
-        return [0.0] * len(rewards)
-    mean = _mean(rewards, len(rewards))
-    return [r - mean for r in rewards]
-
-
-def _sample_std(rewards: Sequence[float]) -> float:
-    if _is_constant(rewards):
-        return 0.0
-    return sqrt(_mean((c * c for c in _centred(rewards)), len(rewards) - 1))
+def _squares(rewards: Sequence[float]) -> Iterable[float]:
+    return (c * c for c in mean_centred(rewards))

@@ -138,7 +138,15 @@ class LearnerSection(Section):
     kl_coef: float = Field(default=0.0, ge=0.0)
     """Weight of the k3 KL estimate against the frozen start model, which is loaded only if this is > 0."""
     advantage_std: Literal["none", "group", "task", "batch"] = "group"
-    """What the centred reward is divided by."""
+    """What the centred reward is divided by: the standard deviation of its group, its task in the batch, or the batch."""
+    advantage_std_form: Literal["sample", "population"] = "sample"
+    """Standard deviation over n - 1 (sample) or n (population); at 8 answers the latter is 7 % smaller."""
+    advantage_baseline: Literal["mean", "leave_one_out"] = "mean"
+    """What is taken off a reward: its group's mean, or the mean of the group's other rewards (RLOO)."""
+    aepo_entropy_high: float | None = Field(default=None, gt=0.0)
+    """Nats a token: above this entropy of the batch's answers, negative advantages are left out (AEPO); None: never."""
+    aepo_entropy_low: float | None = Field(default=None, ge=0.0)
+    """Below this entropy they count again; None: aepo_entropy_high, no band."""
     overlong_buffer_tokens: int = Field(default=0, ge=0)
     """DAPO's L_cache: the reward falls linearly over the last this many tokens before max_response_tokens; 0: off."""
     entropy_coef: float = Field(default=0.0, ge=0.0)
@@ -176,6 +184,15 @@ class LearnerSection(Section):
         default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
     )
     """Names of the linear layers that get an adapter."""
+
+    @model_validator(mode="after")
+    def _check_entropy_band(self) -> Self:
+        if self.aepo_entropy_low is not None and self.aepo_entropy_low > (self.aepo_entropy_high or 0.0):
+            raise ValueError(
+                f"aepo_entropy_low: {self.aepo_entropy_low} is above aepo_entropy_high={self.aepo_entropy_high}; "
+                "the band's lower end must not be above its upper"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_processes(self) -> Self:
@@ -227,6 +244,8 @@ class EvaluationSection(Section):
     """Upper bounds of the evaluated windows; empty: the stages' own."""
     every_stage: bool = True
     """Evaluate at every stage's end, not only at the run's."""
+    every_steps: int = Field(default=0, ge=0)
+    """Also evaluate the last stage's window every this many steps, the start included; 0: never."""
     sampled: bool = True
     """Also evaluate one sampled answer per problem at rollout.temperature, beside the greedy one."""
     checkpoints: dict[str, str] = Field(default_factory=dict)

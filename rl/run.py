@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +19,14 @@ from typing import Any
 from curricula.sampler import CurriculumSettings, StagedCurriculum
 from curricula.stage import Stage
 from curricula.surplus import SurplusBuffer
+from data.problem import Problem
 from data.prompts import opens_thinking
+from rl.advantage import group_advantages
+from rl.aepo import EntropyGate
 from rl.checkpoint import Found, find_latest, load_state, remove_leftovers, save_checkpoint
 from rl.cluster import Cluster
 from rl.config import RunConfig
-from rl.evaluate import evaluate
+from rl.evaluate import EvaluationResult, evaluate
 from rl.group_state import group_from_dict, group_to_dict
 from rl.health import Health, Preempted
 from rl.inputs import InputError, Inputs
@@ -61,6 +64,7 @@ class Run:
     cluster: Cluster
     curriculum: StagedCurriculum
     surplus: SurplusBuffer[RolloutGroup]
+    gate: EntropyGate
     log: MetricsLog
     health: Health = field(default_factory=Health)
     step: int = 0
@@ -95,6 +99,17 @@ class Run:
         warmup = self.config.learner.warmup_steps
         return stage.lr * min(1.0, step / warmup) if warmup else stage.lr
 
+    def advantages(self, groups: Sequence[RolloutGroup]) -> list[tuple[float, ...]]:
+        """Of every group's valid rollouts, in their order, as the learner section has it."""
+        section = self.config.learner
+        advantages = group_advantages(
+            groups,
+            std=section.advantage_std,
+            std_form=section.advantage_std_form,
+            baseline=section.advantage_baseline,
+        )
+        return self.gate.apply(groups, advantages)
+
     def sync(self, version: int) -> dict[str, float]:
         """Hand the learner's weights to every worker and compare both sides."""
         workers, bound = self.cluster.workers, self.config.rollout.max_probe_diff
@@ -116,19 +131,7 @@ class Run:
             return {}
         started = time.monotonic()
         section = self.config.evaluation
-        result = evaluate(
-            self.cluster.workers,
-            self.inputs.test,
-            self.inputs.prompt_ids,
-            self.cluster.scorer,
-            problems_per_window=section.problems_per_window,
-            max_response_tokens=max(stage.max_response_tokens for stage in self.inputs.stages),
-            sampled=section.sampled,
-            temperature=self.config.rollout.temperature,
-            top_p=self.config.rollout.top_p,
-            top_k=self.config.rollout.top_k,
-            seed=self.config.run.seed,
-        )
+        result = self._evaluation(self.inputs.test, sampled=section.sampled)
         windows = {
             str(window): WindowAccuracy(
                 num=result.accuracy("greedy", window=window).num_problems,
@@ -141,6 +144,30 @@ class Run:
         shown = ", ".join(f"<= {window}: {accuracy.greedy:.2f}" for window, accuracy in windows.items())
         print(f"evaluation of {name} (greedy accuracy by prompt tokens): {shown}", flush=True)
         return result.metrics("eval") | {"time/eval_s": time.monotonic() - started}
+
+    def evaluate_last_window(self) -> dict[str, float]:
+        """Greedy accuracy in the last stage's window alone, as metrics; empty where it is not evaluated."""
+        started, window = time.monotonic(), self.inputs.stages[-1].high
+        if window not in self.inputs.test:
+            return {}
+        result = self._evaluation({window: self.inputs.test[window]}, sampled=False)
+        seconds = time.monotonic() - started
+        return {f"eval/greedy/{window}/accuracy": result.accuracy("greedy").mean, "time/eval_s": seconds}
+
+    def _evaluation(self, test: Mapping[int, Sequence[Problem]], *, sampled: bool) -> EvaluationResult:
+        return evaluate(
+            self.cluster.workers,
+            test,
+            self.inputs.prompt_ids,
+            self.cluster.scorer,
+            problems_per_window=self.config.evaluation.problems_per_window,
+            max_response_tokens=max(stage.max_response_tokens for stage in self.inputs.stages),
+            sampled=sampled,
+            temperature=self.config.rollout.temperature,
+            top_p=self.config.rollout.top_p,
+            top_k=self.config.rollout.top_k,
+            seed=self.config.run.seed,
+        )
 
     def finish_step(
         self,
@@ -161,6 +188,8 @@ class Run:
         stage_ended = self.curriculum.stage is not stage
         if stage_ended and (self.config.evaluation.every_stage or self.curriculum.stage is None):
             metrics |= self.evaluate(f"stage-{stage.index + 1}")
+        elif (every := self.config.evaluation.every_steps) and self.step % every == 0:
+            metrics |= self.evaluate_last_window()
         seconds = time.monotonic() - started
         num_tokens = sum(len(g.prompt_token_ids) + sum(len(r.token_ids) for r in g.rollouts) for g in batch.groups)
         self.log.log(self.step, metrics | {"time/step_s": seconds, "perf/tokens_per_s": num_tokens / seconds})
@@ -198,6 +227,7 @@ class Run:
             "policy_version": self.step,
             "curriculum": self.curriculum.state_dict(),
             "surplus": [[group_to_dict(group), born] for group, born in self.surplus],
+            "negatives_masked": self.gate.is_closed,
             "failed_rounds": self.health.failed_rounds,
             "wall_s": self.wall_s + time.monotonic() - self.opened_at,
             "tracker_run_id": self.log.run_id,
@@ -212,6 +242,7 @@ class Run:
         for group, born in state["surplus"]:
             self.surplus.put(group_from_dict(group), born)
         self.step, self.wall_s = state["step"], state["wall_s"]
+        self.gate.is_closed = state["negatives_masked"]
         self.health.failed_rounds = state["failed_rounds"]
         self.sync(version=self.step)
 
@@ -269,6 +300,7 @@ def open_run(config: RunConfig, inputs: Inputs, *, resume: bool) -> Iterator[Run
             cluster=cluster,
             curriculum=curriculum,
             surplus=SurplusBuffer(max_age=config.curriculum.max_surplus_age),
+            gate=EntropyGate.between(config.learner.aepo_entropy_low, config.learner.aepo_entropy_high),
             log=log,
         )
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 
-from rl.advantage import group_advantages
 from rl.health import check_invalid_scores
 from rl.rollout.collect import collect_groups
 from rl.run import Run
@@ -29,7 +28,7 @@ def train(run: Run) -> None:
         batch = collect_groups(run.sampling(step, stage), run.curriculum, run.surplus)
         sampled = time.monotonic()
 
-        advantages = group_advantages(batch.groups, std=run.config.learner.advantage_std)
+        advantages = run.advantages(batch.groups)
         learned = run.learner.step(batch.groups, advantages, lr=run.learning_rate(step, stage), policy_version=run.step)
         learned_at = time.monotonic()
 
@@ -37,6 +36,6 @@ def train(run: Run) -> None:
         run.curriculum.end_step()
 
         times = {"time/rollout_s": sampled - started, "time/learn_s": learned_at - sampled}
-        metrics = batch.metrics | learned | synced | run.curriculum.metrics() | times
+        metrics = batch.metrics | learned | synced | run.curriculum.metrics() | run.gate.metrics() | times
         run.finish_step(stage, batch, advantages, metrics, started)
         check_invalid_scores(run.health, run.config)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data.problem import Problem
 from rewards.types import Score
-from rl.advantage import AdvantageStd, group_advantages, overlong_reward
+from rl.advantage import AdvantageStd, group_advantages, overlong_reward, population_std, sample_std
 from rl.types import Rollout, RolloutGroup
 
 
@@ -153,3 +153,31 @@ def test_overlong_buffer_of_zero_turns_the_penalty_off() -> None:
 def test_overlong_buffer_outside_its_range_is_refused(buffer_tokens: int) -> None:
     with pytest.raises(ValueError, match=f"overlong_buffer_tokens={buffer_tokens} .* max_response_tokens=100"):
         overlong_reward(1.0, 5, 100, buffer_tokens)
+
+
+def test_population_std_divides_by_n() -> None:
+    # Rewards 1, 0, 0, 0: squares 3/4, over n = 4 a variance of 3/16; the sample form above has 1/4.
+    (got,) = group_advantages([group([1.0, 0.0, 0.0, 0.0])], std="group", std_form="population", eps=0.0)
+    assert got[0] == pytest.approx(0.75 / sqrt(3 / 16), rel=1e-15)
+    assert population_std([1.0, 0.0, 0.0, 0.0]) / sample_std([1.0, 0.0, 0.0, 0.0]) == pytest.approx(sqrt(3 / 4))
+    eight = [1.0] + [0.0] * 7
+    assert 1 - population_std(eight) / sample_std(eight) == pytest.approx(0.065, abs=1e-3)  # the 7 % at G = 8
+
+
+def test_population_std_is_taken_over_the_task_and_the_batch_too() -> None:
+    groups = [group([1.0, 0.0], "x"), group([1.0, 0.0], "y"), group([1.0, 1.0], "x")]
+    # Task x: 1, 0, 1, 1 has squares 3/4 over 4; task y: 1, 0 has squares 1/2 over 2; the batch, 4 of 6: 4/6 * 2/6.
+    x, y, _ = group_advantages(groups, std="task", std_form="population", eps=0.0)
+    assert x[0] == pytest.approx(0.5 / sqrt(3 / 16), rel=1e-15)
+    assert y[0] == pytest.approx(0.5 / sqrt(1 / 4), rel=1e-15)
+    x, y, _ = group_advantages(groups, std="batch", std_form="population", eps=0.0)
+    assert x[0] == y[0] == pytest.approx(0.5 / sqrt(2 / 9), rel=1e-15)
+
+
+@given(rewards=st.lists(st.floats(-1, 1), min_size=1, max_size=9))
+def test_leaving_one_out_takes_off_the_mean_of_the_others(rewards: list[float]) -> None:
+    (got,) = group_advantages([group(rewards)], std="none", baseline="leave_one_out")
+    for i, advantage in enumerate(got):
+        others = rewards[:i] + rewards[i + 1 :]
+        expected = rewards[i] - sum(others) / len(others) if others else 0.0
+        assert advantage == pytest.approx(expected, abs=1e-12)

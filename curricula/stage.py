@@ -29,6 +29,8 @@ class Stage:
     """Share of each draw that comes from earlier stages, in [0, 1)."""
     lr: float
     """Learning rate."""
+    short_frac: float = 0.0
+    """Share of each draw that comes from all problems of the earlier stages' windows, alike, in [0, 1)."""
 
     def __post_init__(self) -> None:
         where = f"stage {self.index}"
@@ -40,6 +42,13 @@ class Stage:
             )
         if not 0.0 <= self.replay_frac < 1.0:
             raise ValueError(f"{where}: replay_frac={self.replay_frac} is outside [0, 1)")
+        if not 0.0 <= self.short_frac < 1.0:
+            raise ValueError(f"{where}: short_frac={self.short_frac} is outside [0, 1)")
+        if self.replay_frac + self.short_frac >= 1.0:
+            raise DataError(
+                f"stages.{self.index}: replay_frac={self.replay_frac} and short_frac={self.short_frac} leave nothing to the "
+                "stage's own window; lower one until their sum is below 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +83,21 @@ def stage_window(index: ProblemIndex, stage: Stage) -> Positions:
             f"{seen}; move the window, drop the stage or add data"
         )
     return positions
+
+
+def is_short(num_tokens: int, stages: Sequence[Stage], stage: Stage) -> bool:
+    """Whether a prompt of so many tokens belongs to a window before this stage's, and not to this stage's as well."""
+    earlier = any(before.low < num_tokens <= before.high for before in stages[: stage.index])
+    return earlier and not stage.low < num_tokens <= stage.high
+
+
+def short_positions(index: ProblemIndex, stages: Sequence[Stage], stage: Stage) -> Positions:
+    """Positions of the problems for which `is_short` holds; none in the first stage."""
+    inside = np.zeros(len(index), dtype=bool)
+    for before in stages[: stage.index]:
+        inside[index.window(before.low, before.high)] = True
+    inside[index.window(stage.low, stage.high)] = False
+    return np.flatnonzero(inside).astype(np.int32)
 
 
 def plan_stages(index: ProblemIndex, stages: Sequence[Stage], *, num_bins: int = 10) -> tuple[StagePlan, ...]:

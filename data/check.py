@@ -1,24 +1,27 @@
-"""Looks at data before it is trained on: counts, lengths, duplicates, golds that no rule can read.
+"""Looks at data before it is trained on: counts, lengths, duplicates, golds, options, overlap with evaluation sets.
 
     python -m data.check train.jsonl --tokenizer MODEL
-    python -m data.check data/train
+    python -m data.check data/train --against dev.jsonl
 
-A prepared set knows its lengths; a source file is measured if a tokenizer is given. Findings are
-printed, not judged: the exit code is 2 only for data that cannot be used at all.
+A prepared set knows its lengths; a source is measured if a tokenizer is given. Problems are read once and not kept: what
+stays is about 20 bytes and the id of each. Findings are printed, not judged: the exit code is 2 only for data that
+cannot be used at all. data.prepare leaves out what is asked of it (--drop-...).
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.golds import unreadable_gold
-from data.prepared import load_prepared
+from data.contamination import EvaluationIndex, words_of
+from data.fields import options_in
+from data.filters import DuplicateFilter, add_contamination_arguments, index_from
+from data.golds import mistyped_gold, unreadable_gold
+from data.prepared import MANIFEST_FILE, load_prepared
 from data.problem import ANSWER_TYPES, DataError, Problem, SourceProblem
 from data.prompts import L1_PROMPT
 from data.readers import read_problems
@@ -27,6 +30,24 @@ from data.token_counts import TokenCounter, tokenizer_fingerprint
 from data.windows import WindowHistogram, window_histogram
 
 _SHOWN = 10
+
+
+class Finding:
+    """Something that was found, counted, with its first examples."""
+
+    def __init__(self, title: str, max_examples: int) -> None:
+        self.title = title
+        self.num = 0
+        self.examples: list[str] = []
+        self._max_examples = max_examples
+
+    def add(self, problem: SourceProblem, what: str | None) -> None:
+        """Counts a problem of which something is to be told; None: nothing is."""
+        if what is None:
+            return
+        self.num += 1
+        if len(self.examples) < self._max_examples:
+            self.examples.append(f"{problem.problem_id}: {what}" if what else problem.problem_id)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,47 +59,86 @@ class CheckReport:
     """Task to problems per answer type."""
     histogram: WindowHistogram | None
     """Prompt lengths by window; None where they were not measured."""
-    duplicates: tuple[tuple[str, ...], ...]
-    """Ids of problems with the same document and question, one tuple a set of them."""
-    unreadable: tuple[tuple[str, str], ...]
-    """Id and reason of each problem whose gold no rule can read."""
+    findings: dict[str, Finding]
+    """By short name: duplicates, unreadable, mistyped, options, answers, questions, documents; the last two only where
+    there was an evaluation set to compare with."""
 
 
-def check_problems(problems: Iterable[SourceProblem], windows: Sequence[int]) -> CheckReport:
-    """Goes through the problems once, keeping hashes, not texts.
+def check_problems(
+    problems: Iterable[SourceProblem],
+    windows: Sequence[int],
+    *,
+    against: EvaluationIndex | None = None,
+    max_examples: int = _SHOWN,
+) -> CheckReport:
+    """Goes through the problems once, keeping hashes and ids, not texts.
 
     Args:
         windows: upper bounds in tokens for the histogram, made where every problem is measured.
+        against: evaluation sets to look for.
+        max_examples: examples kept of each finding.
 
     Raises:
         DataError: bad windows, or whatever reading `problems` raises.
     """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    ids_of: dict[bytes, list[str]] = defaultdict(list)
-    lengths: list[int] = []
-    unreadable: list[tuple[str, str]] = []
+    num_of_length: Counter[int] = Counter()
+    seen = DuplicateFilter()
+    findings = _empty_findings(max_examples, compared=against is not None)
     num_problems = 0
     for problem in problems:
         num_problems += 1
         counts[problem.task][problem.answer_type] += 1
-        content = f"{len(problem.context)}\0{problem.context}{problem.question}"
-        ids_of[hashlib.sha256(content.encode()).digest()].append(problem.problem_id)
         if isinstance(problem, Problem):
-            lengths.append(problem.num_prompt_tokens)
-        reason = unreadable_gold(problem)
-        if reason:
-            unreadable.append((problem.problem_id, reason))
+            num_of_length[problem.num_prompt_tokens] += 1
+        findings["duplicates"].add(problem, seen.reason(problem))
+        unreadable = unreadable_gold(problem)
+        findings["unreadable"].add(problem, unreadable)
+        findings["mistyped"].add(problem, None if unreadable else mistyped_gold(problem))
+        findings["options"].add(problem, _missing_options(problem))
+        findings["answers"].add(problem, _absent_answer(problem))
+        for overlap in against.overlaps(problem) if against else ():
+            findings[f"{overlap.part}s"].add(problem, str(overlap))
+    is_measured = num_of_length.total() == num_problems
     return CheckReport(
         num_problems=num_problems,
         counts=dict(counts),
-        histogram=window_histogram(lengths, windows) if len(lengths) == num_problems else None,
-        duplicates=tuple(tuple(ids) for ids in ids_of.values() if len(ids) > 1),
-        unreadable=tuple(unreadable),
+        histogram=window_histogram(num_of_length.elements(), windows) if is_measured else None,
+        findings=findings,
     )
 
 
+def _empty_findings(max_examples: int, *, compared: bool) -> dict[str, Finding]:
+    titles = {
+        "duplicates": "duplicates (same document and question as before, spacing aside)",
+        "unreadable": "golds that no rule can read",
+        "mistyped": "golds that do not look like their type (accepted word for word only)",
+        "options": "choice questions whose options are not known (only the letter is read)",
+        "answers": "text answers that stand nowhere in their document (for your information)",
+    }
+    if compared:
+        titles["questions"] = "questions shared with the evaluation sets"
+        titles["documents"] = "documents shared with the evaluation sets"
+    return {name: Finding(title, max_examples) for name, title in titles.items()}
+
+
+def _missing_options(problem: SourceProblem) -> str | None:
+    known = problem.answer_type != "choice" or problem.options or options_in(problem.question)
+    return None if known else ""
+
+
+def _absent_answer(problem: SourceProblem) -> str | None:
+    """The first accepted answer where none stands in the document, case and punctuation aside."""
+    if problem.answer_type != "text" or any(answer in problem.context for answer in problem.answers):
+        return None
+    document = b" %b " % b" ".join(words_of(problem.context))
+    if any(b" %b " % b" ".join(words_of(answer)) in document for answer in problem.answers):
+        return None
+    return repr(problem.answers[0][:60])
+
+
 def rendered(report: CheckReport) -> str:
-    """The report for a terminal, without colours, at most ten lines a finding."""
+    """The report for a terminal, without colours."""
     return "\n".join([*_count_lines(report), "", *_length_lines(report.histogram), "", *_finding_lines(report)])
 
 
@@ -108,16 +168,11 @@ def _length_lines(histogram: WindowHistogram | None) -> Iterator[str]:
 
 
 def _finding_lines(report: CheckReport) -> Iterator[str]:
-    yield f"duplicates (same document and question): {len(report.duplicates)}"
-    yield from _first_few([" = ".join(ids) for ids in report.duplicates])
-    yield f"golds that no rule can read: {len(report.unreadable)}"
-    yield from _first_few([f"{problem_id}: {reason}" for problem_id, reason in report.unreadable])
-
-
-def _first_few(lines: Sequence[str]) -> Iterator[str]:
-    yield from (f"  {line}" for line in lines[:_SHOWN])
-    if len(lines) > _SHOWN:
-        yield f"  ... and {len(lines) - _SHOWN} more"
+    for finding in report.findings.values():
+        yield f"{finding.title}: {finding.num}"
+        yield from (f"  {' '.join(example.split())}" for example in finding.examples)
+        if finding.num > len(finding.examples):
+            yield f"  ... and {finding.num - len(finding.examples)} more (--examples N shows N)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,7 +180,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         windows = parsed_windows(args.windows)
-        print(rendered(check_problems(_problems(args), windows)))
+        if args.examples < 0:
+            raise DataError(f"--examples: seen {args.examples}; it must be at least 0")
+        against = index_from(args.against, args) if args.against else None
+        print(rendered(check_problems(_problems(args), windows, against=against, max_examples=args.examples)))
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -133,10 +191,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _problems(args: argparse.Namespace) -> Iterable[SourceProblem]:
-    path = Path(args.source)
-    if path.is_dir():
-        return load_prepared(path).problems
-    problems = read_problems(path, columns=columns_from(args.columns), source_format=args.format)
+    if (Path(args.source) / MANIFEST_FILE).is_file():
+        return load_prepared(args.source).problems
+    problems = read_problems(args.source, columns=columns_from(args.columns), source_format=args.format)
     return problems if args.tokenizer is None else _measured(problems, args.tokenizer)
 
 
@@ -149,11 +206,23 @@ def _measured(problems: Iterator[SourceProblem], tokenizer_path: str) -> Iterato
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m data.check",
-        description="Print counts, prompt lengths by window, duplicates, and golds that no rule can read.",
+        description="Print counts, prompt lengths by window, duplicates, golds that no rule can read or that do not look "
+        "like their type, choices without options, answers absent from the document, overlap with evaluation sets.",
         usage="%(prog)s DIR_OR_SOURCE [options]",
     )
-    parser.add_argument("source", metavar="DIR_OR_SOURCE", help="a prepared set, a JSONL file or a verl parquet file")
-    parser.add_argument("--tokenizer", metavar="PATH", help="folder or hub id; measures a source file's prompts")
+    parser.add_argument("source", metavar="DIR_OR_SOURCE", help="a prepared set, or any source that data.prepare reads")
+    parser.add_argument("--tokenizer", metavar="PATH", help="folder or hub id; measures a source's prompts")
+    parser.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="EVAL_SOURCE",
+        help="also look for questions and documents of this evaluation set (prepared set or data file); repeatable",
+    )
+    add_contamination_arguments(parser)
+    parser.add_argument(
+        "--examples", type=int, default=_SHOWN, metavar="N", help="examples of each finding; default: %(default)s"
+    )
     add_source_arguments(parser)
     return parser
 

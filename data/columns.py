@@ -9,11 +9,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from data.problem import Problem
+
+_TAKE_ROWS = 1 << 16
 
 
 class PackedStrings(Sequence[str]):
@@ -23,6 +26,14 @@ class PackedStrings(Sequence[str]):
         """`ends`: [N] where each string ends in `text`, rising."""
         self._text = memoryview(text)
         self._ends = ends
+
+    def __reduce__(self) -> tuple[type[PackedStrings], tuple[bytes, npt.NDArray[np.int64]]]:
+        return PackedStrings, (bytes(self._text), self._ends)
+
+    @property
+    def columns(self) -> tuple[memoryview, npt.NDArray[np.int64]]:
+        """The text and the ends, for those who write them to disk."""
+        return self._text, self._ends
 
     @classmethod
     def pack(cls, strings: Iterable[str]) -> PackedStrings:
@@ -47,6 +58,20 @@ class PackedStrings(Sequence[str]):
             yield str(self._text[start:end], "utf-8")
             start = end
 
+    def take(self, positions: npt.NDArray[np.integer[Any]]) -> PackedStrings:
+        """The strings at these positions [n], packed anew in their order."""
+        starts = np.concatenate([np.zeros(1, dtype=np.int64), self._ends[:-1]])[: len(self._ends)][positions]
+        lengths = self._ends[positions] - starts
+        ends = np.cumsum(lengths)
+        packed = bytearray()
+        source = np.frombuffer(self._text, dtype=np.uint8)
+        for first in range(0, len(positions), _TAKE_ROWS):
+            rows = slice(first, first + _TAKE_ROWS)
+            # Byte k of the result comes from k - (where its string starts there) + (where it starts here).
+            shift = np.repeat(starts[rows] - (ends[rows] - lengths[rows]), lengths[rows])
+            packed += source[np.arange(len(packed), len(packed) + len(shift)) + shift].tobytes()
+        return PackedStrings(packed, ends)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProblemColumns:
@@ -63,6 +88,17 @@ class ProblemColumns:
 
     def __len__(self) -> int:
         return len(self.num_prompt_tokens)
+
+    def take(self, positions: npt.NDArray[np.integer[Any]]) -> ProblemColumns:
+        """The columns of the problems at these positions [n], in their order; tasks that none of them has go."""
+        codes = self.task_codes[positions]
+        present = np.unique(codes)
+        return ProblemColumns(
+            problem_ids=self.problem_ids.take(positions),
+            num_prompt_tokens=self.num_prompt_tokens[positions],
+            tasks=tuple(self.tasks[code] for code in present),
+            task_codes=np.searchsorted(present, codes).astype(np.int32),
+        )
 
 
 def columns_of(problems: Sequence[Problem]) -> ProblemColumns:

@@ -9,9 +9,14 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from data.problem import AnswerType, DataError
 
@@ -30,15 +35,29 @@ TYPE_NAMES: dict[str, AnswerType] = {
 worked, not in how an answer is judged."""
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 2, 4, 4, 40, 60
+_EXACT_FLOATS = 2.0**53
+
+
 def shown(value: object) -> str:
-    """`value` on one line and short enough for an error message."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+    """`value` on one line and short enough for an error message, however large it is."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= 80 else f"{value[:60]!r}... ({len(value)} characters)"
+    text = _SHORT.repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}..."
+
+
+def shown_names(names: Iterable[object]) -> str:
+    """Column names on one line, the first twelve of them."""
+    first = [str(name)[:40] for name in islice(names, 13)]
+    plain = ", ".join(name if name.isprintable() else repr(name) for name in first[:12])
+    return f"{plain}, ..." if len(first) > 12 else plain or "nothing"
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """`did you mean 'x'? ` where a candidate is near, else nothing."""
-    near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, list(islice(candidates, 1000)), n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}? " if near else ""
 
 
@@ -46,13 +65,60 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 class Place:
     """Where a value stands: a row of a file."""
 
-    path: Path
+    path: Path | str
+    """A file, or the id of a dataset on the Hub."""
     row: int
     """From 1; for JSONL the line."""
 
     def error(self, column: str, seen: str, fix: str) -> DataError:
         """The error to raise for `column` of this row."""
         return DataError(f"{self.path}:{self.row}: {column}: {seen}; {fix}")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a source: its values, where it stands, and what each field may be called there."""
+
+    values: Mapping[str, Any]
+    place: Place
+    names: Mapping[str, tuple[str, ...]]
+    """A format's fields to their usual column names, the likeliest first."""
+    columns: Mapping[str, str]
+    """Fields to the column names that the user gave; these count alone."""
+
+    def has(self, field: str) -> bool:
+        """Whether the row holds a value for `field`.
+
+        Raises:
+            DataError: the user named a column for it that the row lacks.
+        """
+        column = self._column(field)
+        if column is None and field in self.columns:
+            raise self.missing(field)
+        return column is not None and self.values[column] is not None
+
+    def at(self, field: str) -> tuple[Any, Place, str]:
+        """The value of `field`, its place and its column: what a check in this module asks for.
+
+        Raises:
+            DataError: there is no such column.
+        """
+        column = self._column(field)
+        if column is None:
+            raise self.missing(field)
+        return self.values[column], self.place, column
+
+    def missing(self, field: str) -> DataError:
+        """The error to raise for a field that the row lacks."""
+        name = self.columns.get(field) or self.names[field][0]
+        fix = f"{did_you_mean(name, self.values)}rename it or pass --columns {field}=NAME (in Python: columns={{{field!r}: NAME}})"
+        return self.place.error(name, f"missing, the row has {shown_names(self.values)}", fix)
+
+    def _column(self, field: str) -> str | None:
+        # Parquet fills what a row lacks with nulls, so a null gives way to another name that has a value.
+        names = (self.columns[field],) if field in self.columns else self.names[field]
+        present = [name for name in names if name in self.values]
+        return next((name for name in present if self.values[name] is not None), present[0] if present else None)
 
 
 def text_value(value: object, place: Place, column: str) -> str:
@@ -84,16 +150,18 @@ def answer_values(value: object, place: Place, column: str) -> tuple[str, ...]:
     """Accepted answers from one value or a list of them; numbers are written out.
 
     Raises:
-        DataError: an empty list, a blank, missing, NaN, infinite or nested answer.
+        DataError: an empty list, a blank, missing, NaN, infinite or nested answer, or a float too large to be exact.
     """
     items = value if isinstance(value, list) else [value]
     if not items:
         raise place.error(column, "seen an empty list", "give at least one accepted answer or remove the row")
     answers = []
     for item in items:
-        if isinstance(item, (int, float)) and not isinstance(item, bool):
+        if isinstance(item, (int, float, Decimal)) and not isinstance(item, bool):
             if not math.isfinite(item):
                 raise place.error(column, f"seen {item}", "a gold must be a finite number or a string; remove the row")
+            if isinstance(item, float) and abs(item) >= _EXACT_FLOATS:
+                raise place.error(column, f"seen {item}, which lost digits when read", "write it as a string")
             answers.append(str(item))
         elif isinstance(item, str) and item.strip():
             _check_encodable(item, place, column)
@@ -118,13 +186,13 @@ def answer_type_value(value: object, place: Place, column: str) -> AnswerType:
 
 
 def option_values(value: object, place: Place, column: str) -> tuple[str, ...]:
-    """The choices' texts, A first, from a list or from a mapping of consecutive letters.
+    """The choices' texts, A first, from a list or from a mapping of consecutive letters; null ones do not count.
 
     Raises:
         DataError: neither of the two, or a choice that is blank or no string.
     """
     if isinstance(value, Mapping):
-        letters = sorted(str(key) for key in value)
+        letters = sorted(str(key) for key, text in value.items() if text is not None)
         if letters != [chr(65 + i) for i in range(len(letters))]:
             raise place.error(column, f"seen keys {shown(letters)}", "letters must run from A without a gap")
         value = [value[letter] for letter in letters]
@@ -156,13 +224,22 @@ def options_in(question: str) -> tuple[str, ...]:
 
 
 class SeenIds:
-    """The ids of one file, so that a second use is refused with both rows named."""
+    """The ids of one source, so that a second use is refused with both rows named.
+
+    Of an id it keeps a hash of 88 bits and its place, 20 bytes an id at ten million of them; that any two
+    of ten million different ids are taken for one has a probability below 2e-13.
+    """
+
+    _KEY_BYTES, _FILE_BYTES, _ENTRY_BYTES = 9, 2, 16
+    MAX_FILES = 1 << 16
 
     def __init__(self) -> None:
-        self._row_of: dict[str, int] = {}
+        self._buckets: list[bytearray | None] = [None] * (1 << 16)
+        self._paths: list[Path | str] = []
+        self._copies: dict[str, int] = {}
 
     def __contains__(self, problem_id: str) -> bool:
-        return problem_id in self._row_of
+        return self._find(*_hash_of(problem_id)) is not None
 
     def add(self, problem_id: str, place: Place, column: str) -> None:
         """Remember an id.
@@ -170,10 +247,68 @@ class SeenIds:
         Raises:
             DataError: the id was used by an earlier row.
         """
-        first = self._row_of.setdefault(problem_id, place.row)
-        if first != place.row:
+        index, key = _hash_of(problem_id)
+        first = self._find(index, key)
+        if first is None:
+            if not self._paths or self._paths[-1] != place.path:
+                self._paths.append(place.path)
+            entry = key + (len(self._paths) - 1).to_bytes(self._FILE_BYTES, "big") + place.row.to_bytes(5, "big")
+            bucket = self._buckets[index]
+            if bucket is None:
+                self._buckets[index] = bytearray(entry)
+            else:
+                bucket += entry
+        elif first != place:
+            where = f"row {first.row}" if first.path == place.path else f"{first.path}:{first.row}"
             fix = "ids must be unique; rename or remove one"
-            raise place.error(column, f"seen {shown(problem_id)} again, first in row {first}", fix)
+            raise place.error(column, f"seen {shown(problem_id)} again, first in {where}", fix)
+
+    def unused(self, base: str) -> str:
+        """`base`, or where that is taken the first free one of `base#2`, `base#3`, ..."""
+        name, copies = base, self._copies.get(base, 1)
+        while name in self:
+            copies += 1
+            name = f"{base}#{copies}"
+        if copies > 1:
+            self._copies[base] = copies
+        return name
+
+    def _find(self, index: int, key: bytes) -> Place | None:
+        bucket = self._buckets[index]
+        at = -1 if bucket is None else bucket.find(key)
+        while bucket is not None and at >= 0:
+            if at % self._ENTRY_BYTES == 0:
+                entry = bucket[at + self._KEY_BYTES : at + self._ENTRY_BYTES]
+                path = self._paths[int.from_bytes(entry[: self._FILE_BYTES], "big")]
+                return Place(path, int.from_bytes(entry[self._FILE_BYTES :], "big"))
+            at = bucket.find(key, at + 1)
+        return None
+
+
+def given_id(row: Row, seen: SeenIds) -> str:
+    """The id in a row's `problem_id`, remembered.
+
+    Raises:
+        DataError: none, no string or integer, blank, or used by an earlier row.
+    """
+    value, place, column = row.at("problem_id")
+    problem_id = id_value(value, place, column)
+    seen.add(problem_id, place, column)
+    return problem_id
+
+
+def content_id(problem_text: tuple[str, str], task: str, place: Place, seen: SeenIds) -> str:
+    """An id for a row without one: its task and a hash of its document and question; copies get `#2`, `#3`, ..."""
+    context, question = problem_text
+    digest = blake2b(f"{len(context)}\0{context}{question}".encode(), digest_size=6).hexdigest()
+    problem_id = seen.unused(f"{task}-{digest}")
+    seen.add(problem_id, place, "problem_id")
+    return problem_id
+
+
+def _hash_of(problem_id: str) -> tuple[int, bytes]:
+    digest = blake2b(problem_id.encode(), digest_size=11).digest()
+    return int.from_bytes(digest[:2], "big"), digest[2:]
 
 
 def _check_encodable(text: str, place: Place, column: str) -> None:

@@ -1,157 +1,128 @@
-"""JSON Lines: our own form, and files near enough to it.
-
-A row is `{problem_id, task, context, question, answers, answer_type, options?}`. `ALIASES` lists what
-else each field may be called; where a row has several of the names the first one counts. Keys that are
-no field are ignored. `answers` may be one string or number instead of a list; `answer_type` takes the
-names in `data.fields.TYPE_NAMES`. A choice without `options` takes them from its question, if the
-question lists them; where `meta.option_text` names the right choice's text and the list disagrees,
-the list is not trusted and the options stay empty. No gold is altered and no text is stripped.
-"""
+"""JSON Lines as rows: one object a line, plain or gzipped (told by content), one line in memory at a time."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import orjson
 
-from data.fields import (
-    Place,
-    SeenIds,
-    answer_type_value,
-    answer_values,
-    did_you_mean,
-    id_value,
-    option_values,
-    options_in,
-    shown,
-    text_value,
-)
-from data.problem import DataError, SourceProblem
+from data.fields import Place, shown
+from data.problem import DataError
 
-ALIASES: dict[str, tuple[str, ...]] = {
-    "problem_id": ("problem_id", "id", "_id"),
-    "task": ("task", "source", "data_source"),
-    "context": ("context", "document"),
-    "question": ("question", "query"),
-    "answers": ("answers", "answer", "gold"),
-    "answer_type": ("answer_type", "type"),
-    "options": ("options", "choices"),
+MAX_LINE_BYTES = 256 << 20
+"""A longer line is an error, so that a file without line breaks cannot fill the memory. A million tokens
+are about 5 MB."""
+
+_FOREIGN = {
+    b"PK\x03\x04": "a zip archive",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ": "xz",
+    b"BZh": "bzip2",
+    b"ARROW1": "an Arrow file",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
 }
-_OPTIONAL = frozenset({"options"})
+"""First bytes of what is taken for JSON Lines by mistake."""
 
 
-def read_jsonl(path: Path, columns: Mapping[str, str]) -> Iterator[SourceProblem]:
-    """Problems of a JSONL file, plain or gzipped (told by content), one line in memory at a time.
+class JsonlRows:
+    """The rows of a JSONL file."""
 
-    Args:
-        columns: field to key, for files that use other names than `ALIASES`.
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            DataError: the first bytes are another kind of file's.
+        """
+        self.total_bytes = path.stat().st_size
+        """As they lie on disk, compressed or not."""
+        self.done_bytes = 0
+        """Of them, read so far."""
+        self._path = path
+        with path.open("rb") as file:
+            magic = file.read(6)
+        self._zipped = magic.startswith(b"\x1f\x8b")
+        for start, kind in _FOREIGN.items():
+            if magic.startswith(start):
+                raise DataError(f"{path}: seen {kind}; unpack or convert it to JSON Lines (UTF-8, gzipped or not)")
 
-    Raises:
-        DataError: a row that is no problem, a duplicate id, broken gzip, or no rows.
-    """
-    seen = SeenIds()
-    place = None
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        place = Place(path, number)
-        problem = _problem(_object(line, place), place, columns)
-        seen.add(problem.problem_id, place, "problem_id")
-        yield problem
-    if place is None:
-        raise DataError(f"{path}: no rows; the file must hold one JSON object a line")
+    def column_names(self) -> tuple[str, ...] | None:
+        """Those of the first row, None where there is none.
 
+        Raises:
+            DataError: the first row cannot be read.
+        """
+        first = next(self.rows(()), None)
+        self.done_bytes = 0
+        return None if first is None else tuple(first[1])
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        number = 0
-        try:
-            with gzip.open(raw) if zipped else raw as stream:
-                for number, line in enumerate(stream, start=1):
-                    yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path}:{number + 1}: broken gzip ({error}); fetch or write the file again") from error
+    def rows(self, names: Collection[str]) -> Iterator[tuple[Place, dict[str, Any]]]:
+        """Every row with its place, whole whatever the `names` that will be asked for.
+
+        Raises:
+            DataError: broken gzip, a line over `MAX_LINE_BYTES`, or one that is no JSON object in UTF-8.
+        """
+        for number, line in self._lines():
+            if line.strip():
+                place = Place(self._path, number)
+                yield place, _object(line, place)
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        with self._path.open("rb") as raw:
+            number = 1
+            try:
+                with gzip.open(raw) if self._zipped else raw as opened:
+                    stream = cast("BinaryIO", opened)
+                    while line := stream.readline(MAX_LINE_BYTES + 1):
+                        if len(line) > MAX_LINE_BYTES:
+                            seen = f"longer than {MAX_LINE_BYTES} bytes"
+                            raise Place(self._path, number).error("line", seen, "write one JSON object a line")
+                        self.done_bytes = raw.tell()
+                        yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                        number += 1
+                    self.done_bytes = self.total_bytes
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise DataError(
+                    f"{self._path}:{number}: broken gzip ({error}); fetch or write the file again"
+                ) from error
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise DataError(f"{self._path}:{number}: cannot be read ({reason}); check the disk") from error
 
 
 def _object(line: bytes, place: Place) -> dict[str, Any]:
     try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        seen = f"seen byte 0x{line[error.start]:02x} at byte {error.start}, which is not UTF-8"
-        raise place.error("line", seen, "re-encode the file as UTF-8") from error
-    try:
-        row = orjson.loads(text)
+        row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        row = _with_nan(text)
+        row = _with_nan(_decoded(line, place), str(error))
         if row is None:
-            raise place.error("line", f"invalid JSON ({error})", "each line must be one whole JSON object") from error
+            fix = "each line must be one whole JSON object"
+            if line.lstrip()[:1] == b"[":
+                fix += "; write a JSON array's items one a line"
+            raise place.error("line", f"invalid JSON ({error})", fix) from error
     if not isinstance(row, dict):
         fix = "each line must be one JSON object, not an array or a bare value"
         raise place.error("line", f"seen {type(row).__name__} {shown(row)}", fix)
     return row
 
 
-def _with_nan(text: str) -> object:
+def _decoded(line: bytes, place: Place) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        seen = f"seen byte 0x{line[error.start]:02x} at byte {error.start}, which is not UTF-8"
+        raise place.error("line", seen, "re-encode the file as UTF-8") from error
+
+
+def _with_nan(text: str, reason: str) -> object:
     """What Python's writer makes of missing floats is no JSON; reading it lets the error name the column."""
-    if "NaN" not in text and "Infinity" not in text:
+    if "NaN" not in text and "Infinity" not in text and "infinity" not in reason:
         return None
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return None
-
-
-def _problem(row: dict[str, Any], place: Place, columns: Mapping[str, str]) -> SourceProblem:
-    key = {field: _key(field, row, place, columns) for field in ALIASES}
-
-    def at(field: str) -> tuple[Any, Place, str]:
-        return row[key[field]], place, key[field]
-
-    answer_type = answer_type_value(*at("answer_type"))
-    question = text_value(*at("question"))
-    answers = answer_values(*at("answers"))
-    options: tuple[str, ...] = ()
-    if key["options"]:
-        options = option_values(*at("options"))
-    elif answer_type == "choice":
-        options = _listed_options(question, answers, row)
-    return SourceProblem(
-        problem_id=id_value(*at("problem_id")),
-        task=text_value(*at("task")),
-        context=text_value(*at("context")),
-        question=question,
-        answers=answers,
-        answer_type=answer_type,
-        options=options,
-    )
-
-
-def _key(field: str, row: dict[str, Any], place: Place, columns: Mapping[str, str]) -> str:
-    names = (columns[field],) if field in columns else ALIASES[field]
-    for name in names:
-        if name in row and (row[name] is not None or field not in _OPTIONAL):
-            return name
-    if field in _OPTIONAL and field not in columns:
-        return ""
-    has = ", ".join(map(str, row)) or "nothing"
-    hint = did_you_mean(names[0], row)
-    fix = f"{hint}rename it or pass --columns {field}=NAME (in Python: columns={{{field!r}: NAME}})"
-    raise place.error(names[0], f"missing, the row has {has[:200]}", fix)
-
-
-def _listed_options(question: str, answers: tuple[str, ...], row: dict[str, Any]) -> tuple[str, ...]:
-    options = options_in(question)
-    meta = row.get("meta")
-    right = meta.get("option_text") if isinstance(meta, dict) else None
-    if options and isinstance(right, str):
-        index = ord(answers[0][0]) - 65
-        if len(answers[0]) != 1 or not 0 <= index < len(options) or options[index] != right.strip():
-            return ()
-    return options

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --format, --columns and --windows."""
-    parser.add_argument("--format", choices=SOURCE_FORMATS, default="auto", help="of the sources; default: %(default)s")
+    parser.add_argument(
+        "--format", choices=SOURCE_FORMATS, default="auto", help="what columns mean; default: %(default)s"
+    )
     parser.add_argument(
         "--columns",
         action="append",
         default=[],
         metavar="FIELD=NAME",
-        help="the file's NAME for a FIELD of its format, e.g. answers=gold; repeatable, or comma-separated",
+        help="the source's NAME for a FIELD of its format, e.g. answers=gold; repeatable, or comma-separated",
     )
     parser.add_argument(
         "--windows", default="20000,60000", metavar="N,...", help="upper bounds in tokens; default: %(default)s"

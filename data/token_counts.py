@@ -1,27 +1,24 @@
-"""Prompt lengths, counted once: a disk cache keyed by content, template and tokenizer.
-
-One text file per (template, tokenizer), `content-hash count;` a line, appended to. A line torn by a
-killed process lacks its semicolon and is counted again; two writers only append lines twice.
-"""
+"""Prompt lengths, counted once: by content, template and tokenizer, in threads, with a cache on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.count_cache import KEY_BYTES, CountCache
+from data.in_order import chunked, in_order, num_cores
 from data.problem import Problem, SourceProblem
 from data.prompts import PromptTemplate, count_prompt_tokens, measured
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_LINE = re.compile(r"^([0-9a-f]{32}) (\d+);$", re.MULTILINE)
-_PROBLEMS_PER_BATCH = 64
+CHUNK_PROBLEMS = 64
+CHUNK_CHARACTERS = 1 << 18
+"""A chunk of this much text takes a worker about a tenth of a second."""
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -52,47 +49,48 @@ class TokenCounter:
         fingerprint: str,
         cache_dir: Path | None,
     ) -> None:
-        """`fingerprint` is the tokenizer's; without `cache_dir` nothing outlives the object."""
+        """`fingerprint` is the tokenizer's; without `cache_dir` nothing outlives the object.
+
+        Raises:
+            DataError: no chat template, or a cache that cannot be written.
+        """
         self.num_cached = 0
-        """Counts that came from the cache so far."""
+        """Of the lengths that `measure` gave so far: how many came from the cache."""
         self._tokenizer = tokenizer
         self._template = template
-        self._file: Path | None = None
-        self._counts: dict[str, int] = {}
+        self._cache: CountCache | None = None
         if cache_dir is not None:
             key = hashlib.sha256(f"{fingerprint}\0{template.text}".encode()).hexdigest()[:16]
-            self._file = cache_dir / f"{key}.txt"
-            if self._file.exists():
-                known = self._file.read_text(encoding="ascii", errors="replace")
-                self._counts = {content: int(count) for content, count in _LINE.findall(known)}
+            self._cache = CountCache(cache_dir / f"{key}.txt")
 
-    def measure(self, problems: Iterable[SourceProblem]) -> Iterator[Problem]:
-        """The problems with their prompts' lengths, in order, a batch at a time."""
-        remaining = iter(problems)
-        while batch := list(islice(remaining, _PROBLEMS_PER_BATCH)):
-            yield from (measured(problem, n) for problem, n in zip(batch, self._count(batch), strict=True))
+    def measure(self, problems: Iterable[SourceProblem], *, workers: int | None = None) -> Iterator[Problem]:
+        """The problems with their prompts' lengths, in order, by `workers` threads (None: as many as cores)."""
+        chunks = chunked(problems, num_characters, max_items=CHUNK_PROBLEMS, max_size=CHUNK_CHARACTERS)
+        for chunk, num_cached in in_order(self.measured_chunk, chunks, workers=workers or num_cores()):
+            self.num_cached += num_cached
+            yield from chunk
 
-    def _count(self, problems: Sequence[SourceProblem]) -> list[int]:
-        # What the cache lacks is tokenized as one batch and appended to it.
+    def measured_chunk(self, problems: Sequence[SourceProblem]) -> tuple[list[Problem], int]:
+        """The problems with their lengths, and how many of these came from the cache; safe to call from threads."""
         keys = [_content_hash(problem) for problem in problems]
-        missing = {key: problem for key, problem in zip(keys, problems, strict=True) if key not in self._counts}
-        self.num_cached += sum(key in self._counts for key in keys)
+        known = self._cache.find(keys) if self._cache else [None] * len(keys)
+        missing = {key: p for key, p, count in zip(keys, problems, known, strict=True) if count is None}
+        fresh: dict[bytes, int] = {}
         if missing:
             counts = count_prompt_tokens(self._tokenizer, list(missing.values()), self._template)
             fresh = dict(zip(missing, counts, strict=True))
-            self._counts.update(fresh)
-            self._append(fresh)
-        return [self._counts[key] for key in keys]
-
-    def _append(self, fresh: dict[str, int]) -> None:
-        if self._file is None:
-            return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a", encoding="ascii") as file:
-            # The leading newline ends a line that a killed process may have torn.
-            file.write("\n" + "".join(f"{key} {count};\n" for key, count in fresh.items()))
+            if self._cache:
+                self._cache.add(fresh)
+        lengths = [fresh[key] if count is None else count for key, count in zip(keys, known, strict=True)]
+        done = [measured(problem, length) for problem, length in zip(problems, lengths, strict=True)]
+        return done, sum(count is not None for count in known)
 
 
-def _content_hash(problem: SourceProblem) -> str:
+def num_characters(problem: SourceProblem) -> int:
+    """Of document and question, by which chunks are bounded."""
+    return len(problem.context) + len(problem.question)
+
+
+def _content_hash(problem: SourceProblem) -> bytes:
     digest = hashlib.sha256(f"{len(problem.context)}\0{problem.context}{problem.question}".encode())
-    return digest.hexdigest()[:32]
+    return digest.digest()[:KEY_BYTES]

@@ -5,6 +5,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from data.problem import DataError
 
@@ -58,14 +62,13 @@ def assign_window(num_tokens: int, uppers: Sequence[int]) -> Window | None:
     return windows[index] if index < len(windows) else None
 
 
-def window_histogram(lengths: Iterable[int], uppers: Sequence[int]) -> WindowHistogram:
-    """Counts `lengths` (prompt tokens, each >= 1) by window.
+def window_histogram(lengths: Iterable[int] | npt.NDArray[np.integer[Any]], uppers: Sequence[int]) -> WindowHistogram:
+    """Counts `lengths` (prompt tokens, each >= 1; a column of them is fastest) by window.
 
     Raises:
         DataError: bad bounds, as in `windows_from`.
     """
     windows = windows_from(uppers)
-    counts = [0] * (len(windows) + 1)
-    for num_tokens in lengths:
-        counts[bisect_left(uppers, num_tokens)] += 1
+    column = lengths if isinstance(lengths, np.ndarray) else np.fromiter(lengths, dtype=np.int64)
+    counts = np.bincount(np.searchsorted(uppers, column, side="left"), minlength=len(windows) + 1).tolist()
     return WindowHistogram(windows=windows, counts=tuple(counts[:-1]), num_beyond=counts[-1])

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
-from curricula.sampler import CurriculumSettings, StagedCurriculum
-from curricula.stage import Stage
-from data.problem import Problem, Question
+from curricula.orders import OrderName
+from data.problem import Question
+from launch.bench_curriculum import DRAWN_PER_STEP, GROUP_SIZE, CurriculumCase, bench_curriculum
 from launch.cli import ConfigError
 from launch.cli import main as run_command
 from rewards.hybrid import RuleScorer
 
-DRAWN_PER_STEP = 128
-GROUP_SIZE = 8
 BATCH_ROLLOUTS = DRAWN_PER_STEP * GROUP_SIZE
 Figures = dict[str, Any]
 
@@ -69,46 +66,15 @@ def bench_rewards(seconds: float) -> Figures:
     return {"verdicts_per_s": rate, "us_per_verdict": 1e6 / rate, "response_chars": len(_THOUGHT), **batch}
 
 
-def bench_curriculum(num_problems: int, steps: int) -> Figures:
-    """Starting, drawing and observing with this many problems in two windows, `steps` steps in each."""
-    rng = random.Random(0)
-    problems = [
-        Problem(
-            question="Who?", answers=("Ada",), answer_type="text", problem_id=f"problem-{i}", task=f"task-{i % 7}",
-            context="", num_prompt_tokens=rng.randrange(1, 60_001),
-        )
-        for i in range(num_problems)
-    ]  # fmt: skip
-    stages = [
-        Stage(index=0, low=0, high=20_000, steps=steps, max_response_tokens=1024, replay_frac=0.0, lr=1e-6),
-        Stage(index=1, low=20_000, high=60_000, steps=steps, max_response_tokens=1024, replay_frac=0.25, lr=1e-6),
-    ]
-    started = time.perf_counter()
-    curriculum = StagedCurriculum(problems, stages, settings=CurriculumSettings(), seed=0)
-    start_s = time.perf_counter() - started
-    draws, observations = [], []
-    while curriculum.stage is not None:
-        curriculum.begin_step()
-        before = time.perf_counter()
-        drawn = curriculum.draw(DRAWN_PER_STEP)
-        draws.append(time.perf_counter() - before)
-        outcomes = [[float(rng.random() < 0.3) for _ in range(GROUP_SIZE)] for _ in drawn]
-        before = time.perf_counter()
-        for problem, group in zip(drawn, outcomes, strict=True):
-            curriculum.observe(problem.problem_id, group)
-        observations.append((time.perf_counter() - before) / max(1, len(drawn)))
-        curriculum.end_step()
-    before = time.perf_counter()
-    state = json.dumps(curriculum.state_dict())
-    return {
-        "problems": num_problems,
-        "start_s": start_s,
-        "draw_ms": 1e3 * statistics.median(draws),
-        "draw_max_ms": 1e3 * max(draws),
-        "observe_us": 1e6 * statistics.median(observations),
-        "save_ms": 1e3 * (time.perf_counter() - before),
-        "state_kib": len(state) / 1024,
-    }
+def _curriculum(arguments: argparse.Namespace) -> Figures:
+    num_problems, visited = arguments.problems, arguments.visited
+    case = CurriculumCase(
+        problems=num_problems,
+        visited=num_problems // 50 if visited is None else visited,
+        steps=arguments.steps,
+        order=arguments.order,
+    )
+    return bench_curriculum(case)
 
 
 def _learner(arguments: argparse.Namespace) -> Figures:
@@ -142,7 +108,7 @@ def _learner(arguments: argparse.Namespace) -> Figures:
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Figures]] = {
     "rewards": lambda arguments: bench_rewards(arguments.seconds),
-    "curriculum": lambda arguments: bench_curriculum(arguments.problems, arguments.steps),
+    "curriculum": _curriculum,
     "learner": _learner,
 }
 
@@ -151,7 +117,7 @@ LEAST = {
     **dict.fromkeys(("problems", "steps", "prompt_tokens", "response_tokens", "repeats"), 1),
     **dict.fromkeys(("micro_batch_tokens", "trl_micro_batch"), 1),
     **dict.fromkeys(("group_size", "vocab_size"), 2),
-    **dict.fromkeys(("lora_rank", "threads"), 0),
+    **dict.fromkeys(("lora_rank", "threads", "visited"), 0),
 }
 """The smallest value of every whole number that can be given."""
 
@@ -191,8 +157,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("what", nargs="?", default="all", choices=(*BENCHMARKS, "all"))
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of lines")
     parser.add_argument("--seconds", type=float, default=5.0, help="rewards: how long to measure (%(default)s)")
-    parser.add_argument("--problems", type=int, default=1_000_000, help="curriculum: problems (%(default)s)")
+    parser.add_argument("--problems", type=int, default=10_000_000, help="curriculum: problems (%(default)s)")
+    parser.add_argument("--visited", type=int, help="curriculum: problems visited before; default: a fiftieth of them")
     parser.add_argument("--steps", type=int, default=50, help="curriculum: steps a stage (%(default)s)")
+    parser.add_argument("--order", choices=get_args(OrderName), default="random", help="curriculum: (%(default)s)")
     _add_learner_arguments(parser)
     return parser
 

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 WIDTH, HEIGHT = 420, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 412, 26, 172
@@ -93,13 +94,28 @@ class ErrorBar:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Bar:
+    """One upright bar of a histogram, and what stands over it."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    color: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
     """Everything the template draws."""
 
     title: str
     note: str
+    palette: Literal["c", "d"] = "c"
+    """`c`: colours of things that differ in kind; `d`: of ordered classes, from bad to good."""
     lines: tuple[Line, ...] = ()
     areas: tuple[Area, ...] = ()
+    bars: tuple[Bar, ...] = ()
     error_bars: tuple[ErrorBar, ...] = ()
     bands: tuple[Box, ...] = ()
     hovers: tuple[Box, ...] = ()
@@ -109,7 +125,7 @@ class Chart:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to draw."""
-        return not self.lines and not self.areas
+        return not (self.lines or self.areas or self.bars)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,11 +160,12 @@ def line_chart(
     floor: float | None = None,
     ceiling: float | None = None,
     log: bool = False,
+    smooth: bool = True,
 ) -> Chart:
     """Lines over steps; series without a value are left out.
 
     The value axis holds every value, and `floor` and `ceiling` where given. With `log` it is logarithmic and values
-    that are not positive are gaps.
+    that are not positive are gaps. Long series get a moving mean; without `smooth`, for counts that add up, not.
     """
     steps, series = _thinned(steps, series)
     if log:
@@ -161,7 +178,7 @@ def line_chart(
     return Chart(
         title=title,
         note=note,
-        lines=tuple(_line(frame, s, color, bands, text) for color, s in colored),
+        lines=tuple(_line(frame, s, color, bands if smooth else None, text) for color, s in colored),
         bands=_bands(frame, bands),
         hovers=_hovers(frame, [s for _, s in colored], text),
         x_ticks=_step_ticks(frame),
@@ -171,11 +188,13 @@ def line_chart(
 
 def area_chart(
     title: str, note: str, steps: Sequence[int], series: Sequence[Series], bands: Sequence[Band] = (), *,
-    text: Callable[[float], str],
+    text: Callable[[float], str], told: Literal["share", "newest"] = "share", cut_peaks: bool = False,
+    palette: Literal["c", "d"] = "c",
 ) -> Chart:  # fmt: skip
     """Series stacked over steps, a missing value counting as nothing.
 
-    The axis ends at 1.4 times the 90th percentile of the sums where single steps (evaluations) tower above it.
+    The legend has each one's share of everything, or its newest value. With `cut_peaks` the axis ends at 1.4 times
+    the 90th percentile of the sums where single steps (evaluations) tower above it.
     """
     steps, series = _thinned(steps, series)
     colored = [(i, s) for i, s in enumerate(series) if any(s.values)]
@@ -183,20 +202,20 @@ def area_chart(
         return Chart(title=title, note=note)
     sums = [sum(s.values[i] or 0.0 for _, s in colored) for i in range(len(steps))]
     usual = 1.4 * sorted(sums)[int(0.9 * (len(sums) - 1))]
-    cut = usual > 0 and max(sums) > 2 * usual
+    cut = cut_peaks and usual > 0 and max(sums) > 2 * usual
     frame, ticks = _scaled(steps, [min(s, usual) if cut else s for s in sums], 0.0, None, log=False)
     areas, base = [], [0.0] * len(steps)
     for color, one in colored:
         top = [b + (v or 0.0) for b, v in zip(base, one.values, strict=True)]
         outline, back = _stairs(frame, top), _stairs(frame, base)[::-1]
-        total = sum(v or 0.0 for v in one.values)
-        share = f"{total / sum(sums):.0%}"
-        areas.append(Area(label=one.label, color=color, points=_polyline(outline + back), last=share))
+        last = f"{sum(v or 0.0 for v in one.values) / sum(sums):.0%}" if told == "share" else _newest(one.values, text)
+        areas.append(Area(label=one.label, color=color, points=_polyline(outline + back), last=last))
         base = top
     return Chart(
         title=title,
         note=note + (f"; the axis is cut, the longest step took {text(max(sums))}" if cut else ""),
         areas=tuple(areas),
+        palette=palette,
         bands=_bands(frame, bands),
         hovers=_hovers(frame, [s for _, s in colored], text),
         x_ticks=_step_ticks(frame),
@@ -221,7 +240,7 @@ def category_chart(
     for color, (one, around) in enumerate(zip(series, intervals, strict=True)):
         shift = 0.06 * (color - (len(series) - 1) / 2)  # error bars of several series stay apart
         at = [(frame.x(p + shift), frame.y(v)) for p, v in zip(places, one.values, strict=True) if v is not None]
-        last = next((text(v) for v in reversed(one.values) if v is not None), "")
+        last = _newest(one.values, text)
         lines.append(
             Line(label=one.label, color=color, faint=(), bold=(_polyline(at),), dots=tuple(at), last=last),
         )
@@ -229,6 +248,8 @@ def category_chart(
             ErrorBar(x=frame.x(p + shift), low=frame.y(low), high=frame.y(high), color=color)
             for p, (low, high) in ((p, a) for p, a in zip(places, around, strict=True) if a is not None)
         ]
+    room = (RIGHT - LEFT) / max(1, len(categories))
+    stride = max(1, math.ceil(7 * max(map(len, categories), default=0) / room))  # a character is up to 7 wide
     return Chart(
         title=title,
         note=note,
@@ -238,7 +259,7 @@ def category_chart(
             Box(x=frame.x(b.first - 0.5), width=frame.x(b.last + 0.5) - frame.x(b.first - 0.5), text=b.label)
             for b in shaded
         ),
-        x_ticks=tuple(Mark(at=frame.x(p), text=c) for p, c in zip(places, categories, strict=True)),
+        x_ticks=tuple(Mark(at=frame.x(p), text=c) for p, c in list(zip(places, categories, strict=True))[::stride]),
         y_ticks=tuple(Mark(at=frame.y(t), text=text(t)) for t in (0.0, 0.25, 0.5, 0.75, 1.0)),
     )
 
@@ -251,6 +272,10 @@ def _thinned(steps: Sequence[int], series: Sequence[Series]) -> tuple[Sequence[i
     return [steps[s][-1] for s in spans], [
         Series(label=one.label, values=tuple(_mean(one.values[s]) for s in spans)) for one in series
     ]
+
+
+def _newest(values: Sequence[Value], text: Callable[[float], str]) -> str:
+    return next((text(v) for v in reversed(values) if v is not None), "")
 
 
 def _mean(values: Sequence[Value]) -> Value:
@@ -270,23 +295,31 @@ def _smooth(values: Sequence[Value], starts: Sequence[int]) -> list[Value]:
     return smooth
 
 
-def _scaled(
-    steps: Sequence[int], values: Sequence[float], floor: float | None, ceiling: float | None, *, log: bool
-) -> tuple[_Frame, list[float]]:
+def value_ticks(
+    values: Sequence[float], floor: float | None = None, ceiling: float | None = None, *, log: bool = False
+) -> list[float]:
+    """Round numbers, about five, ascending, the first and the last around all `values` (at least one), floor and ceiling.
+
+    With `log` they are powers of ten and the values must be positive.
+    """
     low = min([*values, *([] if floor is None else [floor])])
     high = max([*values, *([] if ceiling is None else [ceiling])])
     if log:
-        exponents = range(
-            math.floor(math.log10(low)), max(math.ceil(math.log10(high)), math.floor(math.log10(low)) + 1) + 1
-        )
-        ticks = [10.0**e for e in exponents[:: -(-len(exponents) // 5)]]
-        return _Frame(steps=tuple(steps), low=10.0 ** exponents[0], high=10.0 ** exponents[-1], log=True), ticks
+        first = math.floor(math.log10(low))
+        last = max(math.ceil(math.log10(high)), first + 1)
+        stride = -(-(last - first) // 5)
+        return [10.0**e for e in range(first, last + stride, stride)]
     if low == high:
         low, high = (low - abs(low) * 0.1, high + abs(high) * 0.1) if low else (0.0, 1.0)
     unit = _round_step((high - low) / 4)
-    first, last = math.floor(low / unit + 1e-9), math.ceil(high / unit - 1e-9)
-    ticks = [round(i * unit, 12) for i in range(first, last + 1)]
-    return _Frame(steps=tuple(steps), low=ticks[0], high=ticks[-1], log=False), ticks
+    return [round(i * unit, 12) for i in range(math.floor(low / unit + 1e-9), math.ceil(high / unit - 1e-9) + 1)]
+
+
+def _scaled(
+    steps: Sequence[int], values: Sequence[float], floor: float | None, ceiling: float | None, *, log: bool
+) -> tuple[_Frame, list[float]]:
+    ticks = value_ticks(values, floor, ceiling, log=log)
+    return _Frame(steps=tuple(steps), low=ticks[0], high=ticks[-1], log=log), ticks
 
 
 def _round_step(raw: float) -> float:
@@ -294,12 +327,15 @@ def _round_step(raw: float) -> float:
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
 
 
-def _line(frame: _Frame, series: Series, color: int, bands: Sequence[Band], text: Callable[[float], str]) -> Line:
+def _line(
+    frame: _Frame, series: Series, color: int, bands: Sequence[Band] | None, text: Callable[[float], str]
+) -> Line:
+    """`bands` are what the moving mean must not reach over; None: no moving mean."""
     raw, dots = _pieces(frame, series.values)
-    is_long = sum(v is not None for v in series.values) >= SMOOTH_FROM
-    starts = [bisect_left(frame.steps, band.first) for band in bands]
+    is_long = bands is not None and sum(v is not None for v in series.values) >= SMOOTH_FROM
+    starts = [bisect_left(frame.steps, band.first) for band in bands or ()]
     bold = _pieces(frame, _smooth(series.values, starts))[0] if is_long else raw
-    last = next((text(v) for v in reversed(series.values) if v is not None), "")
+    last = _newest(series.values, text)
     return Line(label=series.label, color=color, faint=raw if is_long else (), bold=bold, dots=dots, last=last)
 
 
@@ -350,11 +386,13 @@ def _hovers(frame: _Frame, series: Sequence[Series], text: Callable[[float], str
 
 
 def _step_ticks(frame: _Frame) -> tuple[Mark, ...]:
-    first, last = int(frame.steps[0]), int(frame.steps[-1])
+    return tuple(Mark(at=frame.x(t), text=f"{t:,}") for t in step_ticks(int(frame.steps[0]), int(frame.steps[-1])))
+
+
+def step_ticks(first: int, last: int) -> list[int]:
+    """Whole steps to name on an axis: both ends and round ones between, none of them close to an end."""
     if first == last:
-        return (Mark(at=frame.x(first), text=f"{first}"),)
+        return [first]
     unit = max(1, round(_round_step((last - first) / 5)))
-    inner = [
-        t for t in range(unit * (first // unit + 1), last, unit) if last - t >= unit * 0.4 and t - first >= unit * 0.4
-    ]
-    return tuple(Mark(at=frame.x(t), text=f"{t:,}") for t in [first, *inner, last])
+    inner = range(unit * (first // unit + 1), last, unit)
+    return [first, *(t for t in inner if last - t >= unit * 0.4 and t - first >= unit * 0.4), last]

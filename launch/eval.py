@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 from pydantic import Field
 
+from data.columns import columns_of
 from data.prepared import PreparedSet, load_prepared
 from data.problem import DataError, Problem
-from data.windows import windows_from
+from data.windows import assign_window, windows_from
 from launch.cli import EXIT_DONE, EXIT_JUDGE, ConfigError, load_config, main
 from rl.config import RolloutSection, Section
 from rl.evaluate import Accuracy, EvaluationResult, choose_problems, evaluate
@@ -51,6 +53,10 @@ class EvalConfig(Section):
     """Nucleus mass of the sampled answer."""
     seed: int = Field(default=0, ge=0)
     """Chooses the problems and seeds the draws."""
+    without_document: bool = False
+    """Ask with an empty document: `out` then names what needs none, for data.prepare --drop-answerable. A guess is right
+    for half of the yes/no questions and one of the options of a choice: give several such files (--seed 0, 1, ...) and
+    raise --answerable-above. problems_per_window must reach the whole set; what was not asked is kept."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """What samples; auto takes vLLM where it is installed."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -102,24 +108,25 @@ def unreliable(result: EvaluationResult, config: EvalConfig) -> str:
 
 
 def by_window(suite: PreparedSet, config: EvalConfig) -> dict[int, tuple[Problem, ...]]:
-    """Upper bound -> the suite's problems in that window; windows of the suite itself that are empty are left out.
+    """Upper bound -> the suite's problems in that window as the model is asked them; empty windows of its own are left out.
 
     Raises:
         DataError: windows that do not rise, or a window asked for that holds no problem.
     """
-    longest = max(problem.num_prompt_tokens for problem in suite.problems)
+    longest = int(columns_of(suite.problems).num_prompt_tokens.max())
     uppers = list(config.windows or suite.manifest.windows)
     if not config.windows and longest > uppers[-1]:
         uppers.append(longest)
-    windows = {
-        window.high: tuple(p for p in suite.problems if p.num_prompt_tokens in window)
-        for window in windows_from(uppers)
-    }
+    windows: dict[int, list[Problem]] = {window.high: [] for window in windows_from(uppers)}
+    for problem in suite.problems:
+        window = assign_window(problem.num_prompt_tokens, uppers)
+        if window is not None:
+            windows[window.high].append(replace(problem, context="") if config.without_document else problem)
     if config.windows and (empty := [high for high, problems in windows.items() if not problems]):
         raise DataError(
             f"windows: {config.suite} holds no problem in the windows ending at {empty}; its longest prompt has {longest} tokens"
         )
-    return {high: problems for high, problems in windows.items() if problems}
+    return {high: tuple(problems) for high, problems in windows.items() if problems}
 
 
 def answer(config: EvalConfig, suite: PreparedSet, chosen: Mapping[int, Sequence[Problem]]) -> EvaluationResult:

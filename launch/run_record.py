@@ -47,11 +47,6 @@ class RunRecord:
         return stages
 
     @property
-    def num_steps(self) -> int:
-        """Optimizer steps that the configuration plans."""
-        return sum(int(stage["steps"]) for stage in self.stages)
-
-    @property
     def last_step(self) -> int:
         """The last step with metrics; 0 before the first."""
         return int(self.rows[-1]["step"]) if self.rows else 0

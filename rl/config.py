@@ -59,8 +59,10 @@ class StageSection(Section):
     """Optimizer steps in this stage."""
     max_response_tokens: int = Field(default=1024, gt=0)
     """Output limit."""
-    replay_frac: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of each draw that comes from hard problems of earlier stages."""
+    replay_frac: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Share of each draw that comes from hard problems of earlier stages; None: curriculum.replay_frac."""
+    short_frac: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of each draw that comes from the earlier stages' windows, all their problems alike, to keep short-context skill."""
     lr: float | None = Field(default=None, gt=0.0)
     """Learning rate of this stage; None: learner.lr."""
 
@@ -86,8 +88,27 @@ class CurriculumSection(Section):
     """Steps after which a parked problem may be drawn again."""
     leave_pool_above: float = Field(default=0.9, gt=0.0, le=1.0)
     """A problem whose mean reward rises above this leaves the replay pool."""
+    replay_frac: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of each draw that comes from hard problems of earlier stages, where stages.N.replay_frac says nothing."""
+    replay_power: float = Field(default=1.0, ge=0.0)
+    """Replayed problems are drawn in proportion to difficulty ** replay_power; 0 draws all of the pool alike."""
     task_balanced: bool = False
-    """Draw equally from every task in the window."""
+    """Draw equally from every task: in the window, in the shorter windows (stages.N.short_frac) and in the replay pool."""
+    order: Literal["random", "easy_first", "length_sorted", "variance_first"] = "random"
+    """How the window's problems come up. By epochs: random; easy_first, by descending mean reward, those never visited last
+    and by length; length_sorted, shortest first. variance_first: by weight, those whose scores vary most."""
+    variance_prior: float = Field(default=0.25, ge=0.0, le=0.25)
+    """With order = "variance_first": variance that a problem never visited is taken to have; 0.25 is the largest."""
+    variance_floor: float = Field(default=0.01, gt=0.0)
+    """With order = "variance_first": added to every variance, so that a problem whose scores did not vary comes back."""
+    advance_on_plateau: int = Field(default=0, ge=0)
+    """Steps without a better smoothed reward in the window after which the next stage begins early; 0: never."""
+    plateau_delta: float = Field(default=0.01, ge=0.0)
+    """How much better the smoothed reward must be to count as better."""
+    plateau_smoothing: float = Field(default=0.2, gt=0.0, le=1.0)
+    """Weight of the newest step in that smoothed reward."""
+    plateau_min_steps: int = Field(default=0, ge=0)
+    """Steps that every stage makes before a plateau may end it."""
 
 
 class RolloutSection(Section):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from data.columns import columns_of
 from data.problem import Problem
 from rewards.types import Score, Scorer
 from rl.rollout.engine import SampleRequest
@@ -228,7 +229,9 @@ def choose_problems(problems: Sequence[Problem], count: int, *, seed: int) -> tu
 
     The choice does not depend on the order of the problems, and a larger count keeps what a smaller one chose.
     """
-    return tuple(sorted(problems, key=lambda p: (problem_seed(seed, p.problem_id), p.problem_id))[:count])
+    ids = list(columns_of(problems).problem_ids)
+    order = sorted(range(len(ids)), key=lambda i: (problem_seed(seed, ids[i]), ids[i]))
+    return tuple(problems[i] for i in order[:count])
 
 
 def problem_seed(seed: int, problem_id: str) -> int:

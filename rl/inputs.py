@@ -11,11 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from curricula.index import ProblemIndex
 from curricula.stage import Stage, plan_stages
+from data.columns import columns_of
+from data.in_order import in_order, num_cores
 from data.prepare import PreparedSet, load_prepared, tokenizer_fingerprint
 from data.problem import DataError, Problem
-from data.prompts import PromptTemplate, cut_middle, render_prompt_ids
+from data.prompts import Cut, PromptTemplate, find_cut, render_prompt_ids
+from data.stored_problems import CutProblems, ProblemSequence, SelectedProblems
 from rewards.service import ScorerConfig, build_scorer, require_module
 from rl.config import RewardSection, RunConfig
 from rl.judge_process import JudgeProcess, JudgeSettings
@@ -40,11 +45,11 @@ class Inputs:
     model_config: PretrainedConfig
     template: PromptTemplate
     stages: tuple[Stage, ...]
-    train: tuple[Problem, ...]
-    """Problems no longer than the last stage's window."""
+    train: Sequence[Problem]
+    """Problems no longer than the last stage's window; lazy, each text is read when it is asked for."""
     train_fingerprint: str
     """Of the prepared set, so that a resumed run notices other data."""
-    test: dict[int, tuple[Problem, ...]]
+    test: dict[int, Sequence[Problem]]
     """Held-out problems by the window's upper bound, in tokens."""
     num_dropped: int
     """Training problems longer than the last window, left out."""
@@ -56,6 +61,12 @@ class Inputs:
         """Longest prompt plus response that any stage or evaluation window can ask for, in tokens."""
         output = max(stage.max_response_tokens for stage in self.stages)
         return max([stage.high for stage in self.stages] + list(self.test)) + output
+
+    @property
+    def num_train_by_window(self) -> dict[str, int]:
+        """Training problems in each stage's window, by its upper bound; no text is read."""
+        lengths = columns_of(self.train).num_prompt_tokens
+        return {str(s.high): int(((lengths > s.low) & (lengths <= s.high)).sum()) for s in self.stages}
 
     def prompt_ids(self, problem: Problem) -> list[int]:
         """[P] token ids of the problem's prompt."""
@@ -82,7 +93,7 @@ def load_inputs(config: RunConfig) -> Inputs:
     train_set = _load_set(config.data.train, tokenizer, key="data.train")
     train, num_dropped, num_cut = _fit(train_set, tokenizer, stages[-1].high, config)
     _check_stages(train, stages, config.data.train)
-    test: dict[int, tuple[Problem, ...]] = {}
+    test: dict[int, Sequence[Problem]] = {}
     if config.data.test:
         windows = sorted(config.evaluation.windows or [stage.high for stage in stages])
         test = _by_window(_load_set(config.data.test, tokenizer, key="data.test"), windows, config.data.test)
@@ -103,7 +114,8 @@ def stages_of(config: RunConfig) -> tuple[Stage, ...]:
             high=config.window(i)[1],
             steps=stage.steps,
             max_response_tokens=stage.max_response_tokens,
-            replay_frac=stage.replay_frac,
+            replay_frac=config.curriculum.replay_frac if stage.replay_frac is None else stage.replay_frac,
+            short_frac=stage.short_frac,
             lr=stage.lr if stage.lr is not None else config.learner.lr,
         )
         for i, stage in enumerate(config.stages)
@@ -213,29 +225,36 @@ def _load_set(path: str, tokenizer: PreTrainedTokenizerBase, *, key: str) -> Pre
 
 def _fit(
     prepared: PreparedSet, tokenizer: PreTrainedTokenizerBase, limit: int, config: RunConfig
-) -> tuple[tuple[Problem, ...], int, int]:
-    kept: list[Problem] = []
-    num_dropped = num_cut = 0
-    for problem in prepared.problems:
-        if problem.num_prompt_tokens <= limit:
-            kept.append(problem)
-        elif config.data.overlong == "drop":
-            num_dropped += 1
-        elif config.data.overlong == "cut_middle":
-            kept.append(cut_middle(tokenizer, problem, prepared.template, limit))
-            num_cut += 1
-        else:
-            raise DataError(
-                f"data.train {config.data.train}: problem {problem.problem_id!r}: {problem.num_prompt_tokens} prompt tokens "
-                f"> {limit}, the last stage's max_prompt_tokens; raise it, filter the data or set data.overlong = 'drop'"
-            )
-    return tuple(kept), num_dropped, num_cut
+) -> tuple[ProblemSequence, int, int]:
+    problems, template = prepared.problems, prepared.template
+    columns = problems.columns
+    too_long = columns.num_prompt_tokens > limit
+    num_long = int(too_long.sum())
+    if num_long == 0:
+        return problems, 0, 0
+    if config.data.overlong == "drop":
+        return SelectedProblems(problems, np.flatnonzero(~too_long)), num_long, 0
+    positions = np.flatnonzero(too_long).tolist()
+    if config.data.overlong == "error":
+        first = positions[0]
+        raise DataError(
+            f"data.train {config.data.train}: problem {columns.problem_ids[first]!r}: "
+            f"{columns.num_prompt_tokens[first]} prompt tokens > {limit}, the last stage's max_prompt_tokens; raise it, "
+            "filter the data or set data.overlong = 'drop'"
+        )
+
+    def cut(position: int) -> Cut:
+        return find_cut(tokenizer, problems[position], template, limit)
+
+    cuts = dict(zip(positions, in_order(cut, positions, workers=num_cores()), strict=True))
+    return CutProblems(problems, cuts), 0, num_long
 
 
-def _by_window(prepared: PreparedSet, windows: Sequence[int], path: str) -> dict[int, tuple[Problem, ...]]:
+def _by_window(prepared: PreparedSet, windows: Sequence[int], path: str) -> dict[int, Sequence[Problem]]:
+    lengths = prepared.problems.columns.num_prompt_tokens
     lows = [0, *windows[:-1]]
-    test = {
-        high: tuple(p for p in prepared.problems if low < p.num_prompt_tokens <= high)
+    test: dict[int, Sequence[Problem]] = {
+        high: SelectedProblems(prepared.problems, np.flatnonzero((lengths > low) & (lengths <= high)))
         for low, high in zip(lows, windows, strict=True)
     }
     empty = [high for high, problems in test.items() if not problems]

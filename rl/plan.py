@@ -151,7 +151,7 @@ def describe_plan(inputs: Inputs, config: RunConfig) -> str:
             f"{plan.mean_prompt_tokens:.0f} tokens on average",
             f"  {stage.steps} steps x {per_step} problems x {config.curriculum.group_size} answers of <= "
             f"{stage.max_response_tokens} tokens: {plan.num_epochs(per_step):.2g} times through the window, "
-            f"lr {stage.lr:g}, replay {stage.replay_frac:.0%}",
+            f"lr {stage.lr:g}, replay {stage.replay_frac:.0%}, shorter {stage.short_frac:.0%}",
             *(f"  {line}" for line in histogram_lines(plan)),
         ]
     if outside := num_outside_windows(index, inputs.stages):

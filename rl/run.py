@@ -12,11 +12,12 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from curricula.sampler import CurriculumSettings, StagedCurriculum
+from curricula.sampler import StagedCurriculum
+from curricula.settings import CurriculumSettings
 from curricula.stage import Stage
 from curricula.surplus import SurplusBuffer
 from data.problem import Problem
@@ -261,10 +262,7 @@ class Run:
             seed=self.config.run.seed,
             commit=git_commit(PROJECT),
             versions=installed_versions(),
-            num_problems={
-                str(stage.high): sum(stage.low < p.num_prompt_tokens <= stage.high for p in self.inputs.train)
-                for stage in self.inputs.stages
-            },
+            num_problems=self.inputs.num_train_by_window,
             evaluations=read_evaluations(self.folder),
         )
 
@@ -315,15 +313,8 @@ def open_run(config: RunConfig, inputs: Inputs, *, resume: bool) -> Iterator[Run
 
 def build_curriculum(config: RunConfig, inputs: Inputs) -> StagedCurriculum:
     """The curriculum over the run's training problems."""
-    section = config.curriculum
-    settings = CurriculumSettings(
-        difficulty_smoothing=section.difficulty_smoothing,
-        difficulty_floor=section.difficulty_floor,
-        park_after_visits=section.park_after_visits,
-        unpark_after_steps=section.unpark_after_steps,
-        leave_pool_above=section.leave_pool_above,
-        task_balanced=section.task_balanced,
-    )
+    named = {setting.name: getattr(config.curriculum, setting.name) for setting in fields(CurriculumSettings)}
+    settings = CurriculumSettings(**named)
     return StagedCurriculum(inputs.train, inputs.stages, settings=settings, seed=config.run.seed)
 
 

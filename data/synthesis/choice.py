@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
+from data.synthesis.cells import Cell
+from data.synthesis.names import Names
 from data.synthesis.planting import Planting
 from data.synthesis.words import CITIES
 
 _LETTERS = "ABCD"
 
 
-def plant_choice(rng: random.Random, keys: Sequence[str], num_facts: int) -> Planting:
+def plant_choice(rng: random.Random, names: Names, cell: Cell) -> Planting:
     """Four cities, each planted for someone where num_facts allows, so that naming any planted city is not enough."""
-    people = rng.sample(keys, max(1, num_facts))
+    people = names.draw(rng, 1, cell.num_facts)
     options = rng.sample(CITIES, len(_LETTERS))
     correct = rng.randrange(len(_LETTERS))
     distractors = options[:correct] + options[correct + 1 :]
@@ -25,6 +26,7 @@ def plant_choice(rng: random.Random, keys: Sequence[str], num_facts: int) -> Pla
     listed = " ".join(f"({x}) {city}" for x, city in zip(_LETTERS, options, strict=True))
     return Planting(
         facts=tuple(f"{p} visited {c}." for p, c in zip(people, cities, strict=True)),
+        num_needed=1,
         question=f"Which city did {asked} visit? {listed}",
         answers=(letter,),
         answer_type="choice",

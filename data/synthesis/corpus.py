@@ -1,6 +1,7 @@
 """The haystack: real prose, cut into sentences once, whose token costs are measured once.
 
-Left out on purpose: shuffling sentences (a document keeps the corpus's own order) and any download.
+Left out on purpose: shuffling sentences (a document keeps the corpus's own order, and one longer than the corpus shuffles
+blocks of them) and any download.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import pydoc_data.topics
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 _SENTENCE_BREAK = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _PROSE = re.compile(r"[A-Z][^|*=+`\\^<>]*[.!?]")
 _MIN_WORDS, _MAX_WORDS = 4, 24
+_BLOCK_SENTENCES = 32
+"""What stays together when a document is longer than the corpus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ def prose_sentences(text: str) -> list[str]:
 
 
 def builtin_corpus() -> Corpus:
-    """The language reference that every Python ships (`pydoc_data.topics`): about 1,800 sentences."""
+    """The language reference that every Python ships (`pydoc_data.topics`): about 1,600 sentences."""
     topics = pydoc_data.topics.topics
     return Corpus(tuple(s for name in sorted(topics) for s in prose_sentences(topics[name])))
 
@@ -84,12 +87,14 @@ class Haystack:
     def run_of_sentences(self, rng: random.Random, max_tokens: int) -> list[str]:
         """Consecutive sentences from a random start whose summed cost is at most max_tokens.
 
-        The last one is cut at a word when it would not fit; the corpus wraps around.
+        The last one is cut at a word when it would not fit. A run longer than the corpus goes through it again, each
+        time in another order.
         """
-        index = rng.randrange(len(self._sentences))
         sentences: list[str] = []
         left = max_tokens
+        order = self._order(rng, start=rng.randrange(len(self._sentences)))
         while left > 0:
+            index = next(order)
             sentence, cost = self._sentences[index], self._cost(index)
             if cost > left:
                 words = sentence.split(" ")
@@ -97,5 +102,15 @@ class Haystack:
             if sentence:
                 sentences.append(sentence)
             left -= cost
-            index = (index + 1) % len(self._sentences)
         return sentences
+
+    def _order(self, rng: random.Random, start: int) -> Iterator[int]:
+        """Once around from the start, then without end: blocks of consecutive sentences, shuffled anew each time."""
+        num = len(self._sentences)
+        yield from range(start, num)
+        yield from range(start)
+        blocks = [range(first, min(first + _BLOCK_SENTENCES, num)) for first in range(0, num, _BLOCK_SENTENCES)]
+        while True:
+            rng.shuffle(blocks)
+            for block in blocks:
+                yield from block

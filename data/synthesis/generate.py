@@ -1,4 +1,4 @@
-"""Problems of any length: facts of one task planted at random depths in real text, seeded."""
+"""Problems of any length: facts of one task planted in real text, seeded."""
 
 from __future__ import annotations
 
@@ -8,23 +8,43 @@ from dataclasses import asdict, dataclass, replace
 
 from data.problem import DataError, SourceProblem
 from data.synthesis.arithmetic import plant_arithmetic
+from data.synthesis.cells import Cell, Distractors
 from data.synthesis.chain import plant_chain
 from data.synthesis.choice import plant_choice
 from data.synthesis.corpus import Corpus, Haystack
+from data.synthesis.documents import measured_depths, plant_at, scatter
 from data.synthesis.lookup import plant_lookup
+from data.synthesis.names import Names
 from data.synthesis.planting import Planting
-from data.synthesis.words import Split, keys_of
+from data.synthesis.words import Split
 
 CountTokens = Callable[[SourceProblem], int]
 """Tokens of a problem's whole rendered prompt."""
+CountMany = Callable[[Sequence[SourceProblem]], Sequence[int]]
+"""The same of many problems, in order."""
 
-TASKS: Mapping[str, Callable[[random.Random, Sequence[str], int], Planting]] = {
+TASKS: Mapping[str, Callable[[random.Random, Names, Cell], Planting]] = {
     "lookup": plant_lookup,
     "chain": plant_chain,
     "arithmetic": plant_arithmetic,
     "choice": plant_choice,
 }
 _MAX_TRIES = 50
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Labels:
+    """What a row says beside its problem, for grids and pictures; readers of problems ignore it."""
+
+    length: int
+    """Of the cell: the upper bound of its prompts' tokens."""
+    depth: float | None
+    """Of the cell: where the needed facts should stand; None: anywhere."""
+    needle_depths: tuple[float, ...]
+    """Where each needed fact does stand, in the order in which the answer needs them; 0 begins the document, 1 ends it."""
+    num_hops: int
+    """Facts that are read one through the other."""
+    distractors: Distractors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,12 +57,21 @@ class SynthesisExample:
     final_answer: str
     """The closing sentence, in the prompt's required form."""
     num_prompt_tokens: int
-    """What count_tokens gave for the problem."""
+    """What the counter gave for the problem."""
+    labels: Labels
 
     def as_row(self) -> dict[str, object]:
-        """One flat JSON object: the problem's fields and the example's own."""
-        row = asdict(self)
-        return {**row.pop("problem"), **row}
+        """One flat JSON object: the problem's fields and the example's own, but for the labels."""
+        return {
+            **asdict(self.problem),
+            "chain_of_thought": self.chain_of_thought,
+            "final_answer": self.final_answer,
+            "num_prompt_tokens": self.num_prompt_tokens,
+        }
+
+    def as_labelled_row(self) -> dict[str, object]:
+        """`as_row` and the labels."""
+        return {**self.as_row(), **asdict(self.labels)}
 
 
 def count_words(problem: SourceProblem) -> int:
@@ -65,85 +94,141 @@ def make_problems(
 ) -> Iterator[SynthesisExample]:
     """Yields `count` problems whose prompts are min_tokens < length <= max_tokens, lengths uniform in the window.
 
-    A pure function of its arguments. Keys come from the split's own set; num_facts counts the planted facts,
-    distractors included; num_keys limits the keys that are used (None: all of the split's).
+    A pure function of its arguments, drawn one after the other from one random stream: problem i needs those before it.
+    `ProblemMaker.numbered` has a stream per problem. Keys come from the split's own set; num_facts counts the planted
+    facts, distractors included; num_keys limits the keys that are used (None: all of the split's).
 
     Raises:
         DataError: the window is empty, the task unknown, or the facts alone do not fit the window.
     """
-    if task not in TASKS:
-        raise DataError(f"task: {task!r} is not one of {', '.join(TASKS)}")
-    if not 0 <= min_tokens < max_tokens:
-        raise DataError(f"window ({min_tokens}, {max_tokens}]: the lower bound must be at least 0 and below the upper")
-    keys = keys_of(split, num_keys)
-    if not 1 <= num_facts <= len(keys):
-        raise DataError(f"num_facts: {num_facts} is outside 1..{len(keys)}, the keys of split {split} in use")
+    cell = Cell(
+        task=task,
+        split=split,
+        seed=seed,
+        min_tokens=min_tokens,
+        max_tokens=max_tokens,
+        num_facts=num_facts,
+        num_keys=num_keys,
+    )
+    check_cell(cell)
     rng = random.Random(f"{task} {split} {seed} {min_tokens} {max_tokens}")
-    haystack = _measured(corpus, count_tokens)
+    maker = ProblemMaker(corpus, lambda problems: [count_tokens(problem) for problem in problems])
     for i in range(count):
-        planting = TASKS[task](rng, keys, num_facts)
-        draft = SourceProblem(
-            problem_id=f"{task}-{split}-{seed}-{max_tokens}-{i}",
-            task=task,
-            context=" ".join(planting.facts),
-            question=planting.question,
-            answers=planting.answers,
-            answer_type=planting.answer_type,
-            options=planting.options,
-        )
-        problem, length = _fit(draft, planting.facts, rng, (min_tokens, max_tokens), haystack, count_tokens)
-        yield SynthesisExample(
-            problem=problem,
-            chain_of_thought=planting.chain_of_thought,
-            final_answer=f"Therefore, the answer is {planting.answers[0]}",
-            num_prompt_tokens=length,
-        )
+        yield from maker.make(cell, {i: rng})
 
 
-def _measured(corpus: Corpus, count_tokens: CountTokens) -> Haystack:
-    probe = SourceProblem(
-        problem_id="",
-        task="",
-        context="The",
-        question="?",
-        answers=("-",),
-        answer_type="text",
+def check_cell(cell: Cell) -> None:
+    """Raises:
+    DataError: no such task, or a value of the cell outside its range.
+    """
+    if cell.task not in TASKS:
+        raise DataError(f"task: {cell.task!r} is not one of {', '.join(TASKS)}")
+    cell.check()
+
+
+@dataclass(kw_only=True, slots=True)
+class _Draft:
+    """A problem on its way to a document of the wanted length."""
+
+    number: int
+    rng: random.Random
+    planting: Planting
+    problem: SourceProblem
+    """Its context is the facts alone, until a document fits."""
+    target: int = 0
+    """Tokens wanted,"""
+    filler: int = 0
+    """and those of them for text; sentence costs are estimates, so the filler is corrected until the length fits."""
+    length: int | None = None
+    """Tokens counted, once they fit the window."""
+
+
+class ProblemMaker:
+    """Makes problems from one corpus with one way to count; keeps what a sentence costs."""
+
+    def __init__(self, corpus: Corpus, count_many: CountMany) -> None:
+        self._count_many = count_many
+        probe = SourceProblem(problem_id="", task="", context="The", question="?", answers=("-",), answer_type="text")
+        (empty,) = count_many([probe])
+        self._haystack = Haystack(corpus, lambda text: count_many([replace(probe, context=f"The{text}")])[0] - empty)
+
+    def numbered(self, cell: Cell, numbers: Sequence[int]) -> list[SynthesisExample]:
+        """Problems of a cell by their numbers: each a pure function of cell and number, whichever are made with it.
+
+        Cells that differ in depth alone ask the same questions.
+
+        Raises:
+            DataError: as `make_problems`.
+        """
+        seed = f"{cell.task} {cell.split} {cell.seed} {cell.min_tokens} {cell.max_tokens}"
+        return self.make(cell, {number: random.Random(f"{seed} {number}") for number in numbers})
+
+    def make(self, cell: Cell, streams: Mapping[int, random.Random]) -> list[SynthesisExample]:
+        """Problems by number, each drawn from its own stream; their prompts are counted as one batch a round."""
+        names, window = Names(cell), (cell.min_tokens, cell.max_tokens)
+        drafts = [_draft(cell, names, number, rng) for number, rng in streams.items()]
+        for draft, bare in zip(drafts, self._count_many([draft.problem for draft in drafts]), strict=True):
+            _aim(draft, bare, window)
+        pending = drafts
+        for _ in range(_MAX_TRIES):
+            proposals = [replace(d.problem, context=self._document(cell, d)) for d in pending]
+            for draft, proposal, length in zip(pending, proposals, self._count_many(proposals), strict=True):
+                if window[0] < length <= window[1]:
+                    draft.problem, draft.length = proposal, length
+                draft.filler = max(0, draft.filler + draft.target - length)
+            pending = [draft for draft in pending if draft.length is None]
+            if not pending:
+                return [_example(cell, draft) for draft in drafts]
+        raise DataError(
+            f"{pending[0].problem.problem_id}: no document of ({window[0]}, {window[1]}] tokens in {_MAX_TRIES} tries; "
+            "widen the window"
+        )
+
+    def _document(self, cell: Cell, draft: _Draft) -> str:
+        sentences = self._haystack.run_of_sentences(draft.rng, draft.filler)
+        if cell.depth is None:
+            return " ".join(scatter(draft.rng, draft.planting.facts, sentences))
+        return " ".join(plant_at(draft.rng, draft.planting, sentences, cell.depth, cell.spread))
+
+
+def _draft(cell: Cell, names: Names, number: int, rng: random.Random) -> _Draft:
+    planting = TASKS[cell.task](rng, names, cell)
+    problem = SourceProblem(
+        problem_id=cell.problem_id(number),
+        task=cell.task,
+        context=" ".join(planting.facts),
+        question=planting.question,
+        answers=planting.answers,
+        answer_type=planting.answer_type,
+        options=planting.options,
     )
-    empty = count_tokens(probe)
-    return Haystack(corpus, lambda text: count_tokens(replace(probe, context="The" + text)) - empty)
+    return _Draft(number=number, rng=rng, planting=planting, problem=problem)
 
 
-def _fit(
-    draft: SourceProblem,
-    facts: Sequence[str],
-    rng: random.Random,
-    window: tuple[int, int],
-    haystack: Haystack,
-    count_tokens: CountTokens,
-) -> tuple[SourceProblem, int]:
-    """Fills the document up to a length drawn from the window; sentence costs are estimates, the result is counted."""
+def _aim(draft: _Draft, bare: int, window: tuple[int, int]) -> None:
+    """Draws the length wanted, of which `bare` tokens are there already."""
     low, high = window
-    bare = count_tokens(draft)
     if bare > high:
-        raise DataError(f"{draft.problem_id}: {bare} tokens without any text > window ({low}, {high}]; fewer num_facts")
-    target = rng.randint(max(low + 1, bare), high)
-    filler = target - bare
-    for _ in range(_MAX_TRIES):
-        context = _scatter(rng, facts, haystack.run_of_sentences(rng, filler))
-        problem = replace(draft, context=context)
-        length = count_tokens(problem)
-        if low < length <= high:
-            return problem, length
-        filler = max(0, filler + target - length)
-    raise DataError(
-        f"{draft.problem_id}: no document of ({low}, {high}] tokens in {_MAX_TRIES} tries; widen the window"
+        raise DataError(
+            f"{draft.problem.problem_id}: {bare} tokens without any text > window ({low}, {high}]; fewer num_facts"
+        )
+    draft.target = draft.rng.randint(max(low + 1, bare), high)
+    draft.filler = draft.target - bare
+
+
+def _example(cell: Cell, draft: _Draft) -> SynthesisExample:
+    planting, problem = draft.planting, draft.problem
+    assert draft.length is not None
+    return SynthesisExample(
+        problem=problem,
+        chain_of_thought=planting.chain_of_thought,
+        final_answer=f"Therefore, the answer is {planting.answers[0]}",
+        num_prompt_tokens=draft.length,
+        labels=Labels(
+            length=cell.max_tokens,
+            depth=cell.depth,
+            needle_depths=measured_depths(problem.context, planting.facts[: planting.num_needed]),
+            num_hops=planting.num_hops,
+            distractors=cell.distractors,
+        ),
     )
-
-
-def _scatter(rng: random.Random, facts: Sequence[str], sentences: list[str]) -> str:
-    """Facts in random order in random gaps; the text begins with its own first sentence."""
-    gaps: list[list[str]] = [[] for _ in sentences] or [[]]
-    for fact in rng.sample(facts, len(facts)):
-        rng.choice(gaps).append(fact)
-    opening = sentences or [""]
-    return " ".join(part for sentence, gap in zip(opening, gaps, strict=True) for part in (sentence, *gap) if part)

@@ -12,7 +12,11 @@ class Planting:
     """One problem before it has a document."""
 
     facts: tuple[str, ...]
-    """Sentences to plant in any order: the needed ones and the distractors of the same form."""
+    """Sentences to plant in any order: the needed ones first, then the distractors of the same form."""
+    num_needed: int
+    """How many of the facts the answer needs."""
+    num_hops: int = 1
+    """How many of them are read one through the other."""
     question: str
     answers: tuple[str, ...]
     answer_type: AnswerType

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curricula.index import ProblemIndex
-from curricula.stage import Stage, num_outside_windows, plan_stages, stage_window
+from curricula.stage import Stage, is_short, num_outside_windows, plan_stages, short_positions, stage_window
 from data.problem import DataError
 from tests.curricula.build import problem, stage
 
@@ -47,23 +47,8 @@ def test_every_id_is_found_and_no_other() -> None:
     assert index.find("p500") is None
     with pytest.raises(ValueError, match="'p500' is not among the 500 problems"):
         index.position_of("p500")
-
-
-def test_fingerprint_changes_with_ids_tokens_tasks_and_order_and_not_with_other_windows() -> None:
-    def fingerprint(*problems: tuple[str, int, str]) -> str:
-        index = ProblemIndex([problem(*fields) for fields in problems])
-        return index.fingerprint(index.window(0, 20))
-
-    base = fingerprint(("a", 10, "m"), ("b", 20, "m"))
-    others = [
-        fingerprint(("a", 10, "m"), ("c", 20, "m")),
-        fingerprint(("a", 11, "m"), ("b", 20, "m")),
-        fingerprint(("a", 10, "m"), ("b", 20, "n")),
-        fingerprint(("b", 20, "m"), ("a", 10, "m")),
-    ]
-    assert len({base, *others}) == 5
-    # New data of a later stage, with a task that sorts first.
-    assert fingerprint(("new", 21, "a"), ("a", 10, "m"), ("b", 20, "m")) == base
+    assert index.positions_of(["p499", "p500", "p0", ""]).tolist() == [499, -1, 0, -1]
+    assert ProblemIndex([]).positions_of(["p0"]).tolist() == [-1]
 
 
 def test_plan_counts_problems_by_task_and_bin() -> None:
@@ -85,9 +70,35 @@ def test_problems_that_no_stage_trains_on_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"low": 5, "high": 5}, {"low": -1}, {"steps": 0}, {"max_response_tokens": 0}, {"replay_frac": 1.0}]
+    "changes",
+    [
+        {"low": 5, "high": 5},
+        {"low": -1},
+        {"steps": 0},
+        {"max_response_tokens": 0},
+        {"replay_frac": 1.0},
+        {"short_frac": 1.0},
+    ],
 )
 def test_impossible_stages_are_refused(changes: dict[str, float]) -> None:
     fields = {"index": 0, "low": 0, "high": 9, "steps": 1, "max_response_tokens": 1, "replay_frac": 0.0, "lr": 1e-6}
     with pytest.raises(ValueError, match="stage 0"):
         Stage(**(fields | changes))  # type: ignore[arg-type]
+
+
+def test_shares_that_leave_nothing_to_the_window_are_refused() -> None:
+    with pytest.raises(DataError, match=r"stages.1: replay_frac=0.4 and short_frac=0.6 leave nothing"):
+        stage(1, 0, 9, replay_frac=0.4, short_frac=0.6)
+
+
+def test_short_problems_are_those_of_earlier_windows_alone() -> None:
+    index = ProblemIndex([problem(f"p{n}", n) for n in (5, 10, 15, 20, 25, 30, 35)])
+    stages = [stage(0, 0, 10), stage(1, 15, 25), stage(2, 20, 40)]
+    assert [[index.id_of(p) for p in short_positions(index, stages, s)] for s in stages] == [
+        [],
+        ["p5", "p10"],
+        ["p5", "p10", "p20"],
+    ]
+    for s in stages:
+        inside = {int(p) for p in short_positions(index, stages, s)}
+        assert inside == {p for p in range(7) if is_short(int(index.num_tokens[p]), stages, s)}

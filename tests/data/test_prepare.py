@@ -67,6 +67,11 @@ def test_prompts_over_the_limit_are_dropped_and_counted(tmp_path):
     prepared = load_prepared(tmp_path / "s")
     assert [(p.problem_id, p.num_prompt_tokens) for p in prepared.problems] == [("short", 20), ("exact", 30)]
     assert (manifest.num_dropped, manifest.num_cut, manifest.window_counts) == (1, 0, (1, 1))
+    assert orjson.loads((tmp_path / "s" / "dropped.jsonl").read_bytes()) == {
+        "problem_id": "long",
+        "filter": "overlong",
+        "reason": "31 tokens > max_prompt_tokens=30",
+    }
 
 
 def test_prompts_over_the_limit_are_cut_in_the_middle_and_counted(tmp_path):
@@ -185,8 +190,8 @@ def test_a_set_that_was_changed_since_is_refused(tmp_path):
     doubled = content.replace(b'"q"', b'"p"')
     problems.write_bytes(doubled)
     manifest.write_text(json.dumps({**said, "problems_sha256": hashlib.sha256(doubled).hexdigest()}))
-    with pytest.raises(DataError, match=r"problems.jsonl:2: problem_id: seen 'p' again, first in row 1"):
-        load_prepared(folder)
+    with pytest.raises(DataError, match=r"problems.jsonl:2: problem_id: seen 'p', the set's columns have 'q'; run"):
+        list(load_prepared(folder).problems)
 
     manifest.write_text(json.dumps({k: v for k, v in said.items() if k != "template"}))
     with pytest.raises(DataError, match=r"manifest.json: template: Field required; run"):
@@ -237,6 +242,10 @@ def test_the_command_prepares_several_sources_and_counts_from_its_cache_the_seco
         (["--columns", "answers=gold"], "gold: missing"),
         (["--template", "/nowhere"], "--template /nowhere"),
         (["--max-prompt-tokens", "3"], "all 1 are longer"),
+        (["--max-prompt-tokens", "0"], "max_prompt_tokens: seen 0; it must be at least 1"),
+        (["--workers", "0"], "workers: seen 0; it must be at least 1"),
+        (["--cache", "/dev/null/counts"], "--cache /dev/null/counts: no file can be written there"),
+        (["--out", "/dev/null/set"], "/dev/null/set: cannot be written"),
         (["--tokenizer", "./nowhere"], "--tokenizer ./nowhere: no tokenizer there"),
     ],
 )
@@ -261,6 +270,7 @@ def test_a_bad_row_late_in_a_file_leaves_nothing_half_written(tmp_path, tokenize
 
 def test_data_imports_neither_torch_nor_transformers_nor_pyarrow():
     modules = ["prepare", "check", "readers", "prompts", "windows", "prepared", "token_counts", "golds", "source_args"]
+    modules += ["stored_problems", "column_file", "columns", "count_cache", "in_order", "progress"]
     imports = "; ".join(f"import data.{name}" for name in modules)
     heavy = ["torch", "transformers", "vllm", "ray", "pyarrow", "rich", "rewards"]
     code = f"{imports}; import sys; print([name for name in {heavy} if name in sys.modules])"

@@ -9,6 +9,8 @@ from data.prompts import (
     PromptTemplate,
     count_prompt_tokens,
     cut_middle,
+    find_cut,
+    measured,
     opens_thinking,
     render_messages,
     render_prompt_ids,
@@ -97,6 +99,70 @@ def test_the_cut_never_splits_a_character_and_never_exceeds_the_limit():
         assert limit - 8 <= cut.num_prompt_tokens <= limit
         head, tail = cut.context.split(CUT_MARK)
         assert problem.context.startswith(head) and problem.context.endswith(tail)
+
+
+def test_counts_are_the_lengths_of_the_prompts_ids_for_every_script():
+    texts = ["Ω≈ç√ 長い文書 🙂", "e\u0301 \u200d\r\n\t x", "<|user|> in a <|end|> document", "a" * 3000, "{% raw %}"]
+    problems = [replace(PROBLEM, context=text) for text in texts]
+    for tokenizer in (byte_tokenizer(), word_tokenizer()):
+        assert count_prompt_tokens(tokenizer, problems) == [len(render_prompt_ids(tokenizer, p)) for p in problems]
+
+
+def test_counts_do_not_depend_on_truncation_left_on_in_the_tokenizer():
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    tokenizer.backend_tokenizer.enable_truncation(8)
+    tokenizer.backend_tokenizer.enable_padding(length=500)
+    assert count_prompt_tokens(tokenizer, [PROBLEM], BARE) == [110]
+    tokenizer.backend_tokenizer.enable_truncation(8)
+    assert cut_middle(tokenizer, PROBLEM, BARE, 60).num_prompt_tokens == 60
+
+
+def test_a_tokenizer_whose_call_does_more_than_its_backend_is_counted_by_its_call():
+    class Doubling(type(byte_tokenizer())):
+        def _encode_plus(self, text, *args, **kwargs):
+            doubled = [t * 2 for t in text] if isinstance(text, list) else text * 2
+            return super()._encode_plus(doubled, *args, **kwargs)
+
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    tokenizer.__class__ = Doubling
+    assert count_prompt_tokens(tokenizer, [PROBLEM], BARE) == [220]
+    assert len(render_prompt_ids(tokenizer, PROBLEM, BARE)) == 220
+
+
+def test_a_document_of_a_million_tokens_is_cut_in_few_tokenizations(monkeypatch):
+    document = " ".join(f"w{i}" for i in range(1_000_000))
+    problem = measured(replace(PROBLEM, context=document, question="Which one?"), 1_000_007)
+    assert count_prompt_tokens(word_tokenizer(), [problem], BARE) == [1_000_007]
+    asked = []
+
+    def counted(tokenizer, problems, template):
+        asked.extend(len(p.context) for p in problems)
+        return count_prompt_tokens(tokenizer, problems, template)
+
+    monkeypatch.setattr("data.prompts.count_prompt_tokens", counted)
+    cut = find_cut(word_tokenizer(), problem, BARE, 60_000).applied(problem)
+    assert cut.num_prompt_tokens == 60_000
+    assert len(asked) == 1 and asked[0] < 500_000
+    # 7 tokens of template and question, 1 of the mark "[...]": 59,992 of the document stay.
+    head, tail = cut.context.split(CUT_MARK)
+    assert head.split() == [f"w{i}" for i in range(29_996)]
+    assert tail.split() == [f"w{i}" for i in range(1_000_000 - 29_996, 1_000_000)]
+    assert cut.question == "Which one?"
+    assert BARE.render(cut) == f"{head}{CUT_MARK}{tail}|Which one?"
+
+
+def test_a_cut_that_never_fits_ends_after_a_few_tries(monkeypatch):
+    asked = []
+
+    def never(tokenizer, problems, template):
+        asked.append(1)
+        return [10_001]
+
+    monkeypatch.setattr("data.prompts.count_prompt_tokens", never)
+    problem = measured(replace(PROBLEM, context="c" * 20_000), 20_010)
+    with pytest.raises(DataError, match="leave no room for the document"):
+        find_cut(byte_tokenizer(), problem, BARE, 10_000)
+    assert len(asked) == 8
 
 
 def test_a_limit_below_the_question_is_refused():

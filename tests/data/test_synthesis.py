@@ -1,3 +1,5 @@
+import hashlib
+import json
 import random
 import re
 from itertools import combinations
@@ -5,6 +7,7 @@ from itertools import combinations
 import pytest
 
 from data.problem import DataError, SourceProblem
+from data.prompts import count_prompt_tokens
 from data.synthesis.corpus import (
     Corpus,
     Haystack,
@@ -14,6 +17,7 @@ from data.synthesis.corpus import (
 )
 from data.synthesis.generate import TASKS, SynthesisExample, count_words, make_problems
 from data.synthesis.words import CITIES, SPLITS, keys_of
+from tests.data.tokenizers import word_tokenizer
 
 CORPUS = builtin_corpus()
 
@@ -66,6 +70,32 @@ def test_every_length_lies_in_the_window(task: str) -> None:
 def test_same_seed_same_problems_other_seed_other_problems(task: str) -> None:
     assert _examples(task) == _examples(task)
     assert _examples(task)[0].problem.context != _examples(task, seed=1)[0].problem.context
+
+
+def test_make_problems_gives_the_bytes_that_published_figures_rest_on() -> None:
+    halls = (
+        f"The clerk of hall {i} kept {i * 7 % 13} more ledgers than the rules of {i % 5} towns allowed."
+        for i in range(90)
+    )
+    corpus, digest = Corpus(tuple(halls)), hashlib.sha256()
+    for task in TASKS:
+        for low, high, num_keys in ((0, 160, 480), (480, 640, 160), (900, 1000, None)):
+            made = make_problems(
+                task,
+                split="train",
+                seed=0,
+                count=20,
+                min_tokens=low,
+                max_tokens=high,
+                corpus=corpus,
+                count_tokens=lambda problem: count_prompt_tokens(word_tokenizer(), [problem])[0],
+                num_facts=6,
+                num_keys=num_keys,
+            )
+            for example in made:
+                digest.update(json.dumps(example.as_row()).encode())
+    # Of the first version; a change here changes the demo's data, and what the README says of it must be measured anew.
+    assert digest.hexdigest() == "dd229f303cbb8b749d2b7e33cea6c81c60eed3f3b34816c17a51b4f5522292e2"
 
 
 def test_the_length_is_that_of_the_callers_count() -> None:

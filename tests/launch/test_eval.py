@@ -8,9 +8,10 @@ from pathlib import Path
 import orjson
 import pytest
 
+from data.filters import AnswerableFilter
 from data.prepare import prepare
 from data.prepared import load_prepared
-from data.problem import SourceProblem
+from data.problem import DataError, SourceProblem
 from launch.cli import exit_code
 from launch.eval import EvalConfig, by_window, run, table, unreliable
 from rewards.types import Score
@@ -83,6 +84,39 @@ def test_every_problem_is_answered_greedily_and_sampled_and_written(
 
     assert evaluate_to(tmp_path / "second.json", model, suite) == 0
     assert orjson.loads((tmp_path / "second.json").read_bytes())["items"] == first["items"]
+
+
+def test_without_the_document_the_model_sees_none_and_the_file_names_what_it_answers(
+    model: str, suite: str, tmp_path: Path
+) -> None:
+    for without_document, seen in ((True, {""}), (False, {"Ada.", "It was Ada.", "Ada. " * 40})):
+        config = EvalConfig(model=model, suite=suite, without_document=without_document)
+        windows = by_window(load_prepared(suite), config)
+        assert {p.context for problems in windows.values() for p in problems} == seen
+        assert len(windows) == 2  # by the length with the document, either way
+
+    out = tmp_path / "out.json"
+    assert evaluate_to(out, model, suite, "--without_document", "true") == 0
+    result = orjson.loads(out.read_bytes())
+    greedy = {item["response"] for item in result["items"] if item["decoding"] == "greedy"}
+    assert len(greedy) == 1  # one question, and no document to tell the three problems apart
+
+    result["items"][0] |= {"problem_id": "p1", "value": 1.0, "status": "ok"}
+    out.write_bytes(orjson.dumps({**result, "items": result["items"][:1]}))
+    problems = load_prepared(suite).problems
+    assert [p.problem_id for p in problems if AnswerableFilter(out).reason(p)] == ["p1"]
+
+
+def test_a_file_of_answers_with_the_document_is_no_list_of_what_needs_none(
+    model: str, suite: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    assert evaluate_to(out, model, suite) == 0
+    assert (
+        len({item["response"] for item in orjson.loads(out.read_bytes())["items"] if item["decoding"] == "greedy"}) > 1
+    )
+    with pytest.raises(DataError, match="the model was shown the document there"):
+        AnswerableFilter(out)
 
 
 @pytest.mark.parametrize(

@@ -16,18 +16,11 @@ pytest.importorskip("jinja2", reason="jinja2 is not installed")
 pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 
 from data.problem import Problem
-from launch.charts import BOTTOM, TOP, Band, Series, area_chart, line_chart
+from launch.charts import BOTTOM, TOP, Band, Series, area_chart, category_chart, line_chart
 from launch.cli import ConfigError
-from launch.report import (
-    change_between,
-    duration,
-    headline,
-    shortened,
-    trained_up_to,
-    visible,
-    wilson,
-    write_report,
-)
+from launch.report import duration, headline, shortened, visible, write_report
+from launch.report_accuracy import change_between, wilson
+from launch.report_stages import trained_up_to
 from launch.run_record import RunRecord, read_run
 from rewards.types import Score
 from rl.config import RunConfig, TrackingSection
@@ -310,7 +303,7 @@ def test_the_page_shows_every_part(tmp_path: Path) -> None:
     told = text_of(write_report(tmp_path, tmp_path / "elsewhere" / "page.html"))
     for part in (
         "finished", "models/tiny-sft", "Accuracy by prompt length", "stage-2", "sampled 71.0%", "not trained on", "+44.0",
-        "Reward by task", "Response length", "Entropy", "sampler to learner", "dead: no gradient", "replayed", "eval 32%", "other 4%",
+        "Reward by task", "Response length", "Entropy", "sampler to learner", "Dead groups", "replayed", "eval 32%", "other 4%",
         "step 31: entropy none", "step 1", "step 31", "step 51", "Therefore, the answer is 48213", "+1.150", "not trained on",
         "judge, timeout", "cut off", "number differs", "policy/kl_sampler", "prepared/train", "2.13.0",
     ):  # fmt: skip
@@ -505,6 +498,24 @@ def test_one_step_and_thousands_of_steps_can_be_drawn() -> None:
     assert line_chart("t", "", steps, [Series(label="s", values=(None,) * 10_000)], text=str).empty
 
 
+def test_counts_that_add_up_get_no_moving_mean() -> None:
+    steps = list(range(1, 31))
+    series = [Series(label="s", values=tuple(float(step) for step in steps))]
+    (plain,) = line_chart("t", "", steps, series, text=str, smooth=False).lines
+    (smoothed,) = line_chart("t", "", steps, series, text=str).lines
+    assert not plain.faint and plain.bold == smoothed.faint
+
+
+def test_a_table_of_many_windows_stacks_its_figures_to_stay_narrow(tmp_path: Path) -> None:
+    for num_windows, is_compact in ((4, False), (5, True)):
+        run_dir = tmp_path / str(num_windows)
+        windows = {str(160 * (i + 1)): WindowAccuracy(num=8, greedy=0.5) for i in range(num_windows)}
+        for checkpoint in ("sft", "final"):
+            write_evaluation(run_dir, Evaluation(checkpoint=checkpoint, step=0, windows=windows))
+        page = write_report(run_dir).read_text(encoding="utf-8")
+        assert ('<table class="compact">' in page) == is_compact
+
+
 def test_times_read_as_people_say_them() -> None:
     assert [duration(s) for s in (9.4, 75, 3600 * 26 + 61)] == ["9 s", "1 min 15 s", "26 h 1 min"]
 
@@ -524,3 +535,11 @@ def test_judge_and_tasks_have_charts_only_where_there_is_something_to_show(tmp_p
     for title in ("Rule and judge", "The judge's health"):
         assert title not in seen[0.0] and title in seen[0.25]
     assert "Reward by task" not in seen[0.25]
+
+
+def test_names_below_a_chart_are_thinned_before_they_touch() -> None:
+    few, many = (
+        category_chart("t", "", [f"≤{20_000 * (i + 1):,}" for i in range(num)], [], [], text=str) for num in (4, 10)
+    )
+    assert len(few.x_ticks) == 4
+    assert [tick.text for tick in many.x_ticks] == ["≤20,000", "≤60,000", "≤100,000", "≤140,000", "≤180,000"]

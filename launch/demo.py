@@ -18,6 +18,7 @@ from pathlib import Path
 import orjson
 from pydantic import Field
 
+from data.synthesis.generate import SynthesisExample, make_problems
 from data.synthesis.words import Split
 from launch.cli import EXIT_CONFIG, Flag, load_config, main
 from rl.config import Section
@@ -96,35 +97,40 @@ def make_data(config: DemoConfig) -> float:
     """Write sft.jsonl and the prepared sets data/train and data/test; returns the seconds it took."""
     from transformers import AutoTokenizer
 
-    from data.prompts import PromptTemplate
+    from data.prompts import PromptTemplate, count_prompt_tokens
+    from data.synthesis.corpus import builtin_corpus
     from launch.sft_config import SftConfig
-    from launch.toy_data import Portion, make_portions, write_prepared, write_sft
+    from launch.toy_data import write_prepared, write_sft
 
     started = time.monotonic()
     folder = Path(config.dir)
     sft = load_config(SftConfig, [str(CONFIGS / "demo_sft.toml")], prog="python -m launch.sft").config
-    tokenizer, template = AutoTokenizer.from_pretrained(folder / "base"), PromptTemplate(sft.data.template)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    template, corpus = PromptTemplate(sft.data.template), builtin_corpus()
+    lows = [0, *config.windows]
 
-    def portion(split: Split, window: int, count: int) -> Portion:
-        return Portion(
-            task=config.task,
+    def examples(split: Split, window: int, count: int) -> list[SynthesisExample]:
+        made = make_problems(
+            config.task,
             split=split,
             seed=config.seed,
             count=count,
-            min_tokens=config.windows[window - 1] if window else 0,
+            min_tokens=lows[window],
             max_tokens=config.windows[window],
+            corpus=corpus,
+            count_tokens=lambda problem: count_prompt_tokens(tokenizer, [problem], template)[0],
             num_facts=config.num_facts,
             num_keys=config.num_train_keys if split == "train" else config.num_test_keys,
         )
+        return list(made)
 
-    write_sft(folder / "sft.jsonl", make_portions([portion("train", 0, config.num_sft)], tokenizer, template))
+    write_sft(folder / "sft.jsonl", examples("train", 0, config.num_sft))
     trained, tested = range(1, len(config.windows) - 1), range(len(config.windows))
-    sets = {
-        "train": [portion("train", window, config.num_train) for window in trained],
-        "test": [portion("test", window, config.num_test) for window in tested],
+    sets: dict[str, list[SynthesisExample]] = {
+        "train": [e for window in trained for e in examples("train", window, config.num_train)],
+        "test": [e for window in tested for e in examples("test", window, config.num_test)],
     }
-    for name, portions in sets.items():
-        made = make_portions(portions, tokenizer, template)
+    for name, made in sets.items():
         write_prepared(folder / "data" / name, made, tokenizer, template, config.windows)
     return time.monotonic() - started
 

@@ -13,16 +13,23 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from data.synthesis.words import Split
+from data.synthesis.cells import Cell
 from launch.cli import EXIT_CONFIG, EXIT_DONE, ConfigError, Flag, load_config, main
+from launch.study_curves import training_seconds
 from launch.study_lanes import Part, run_lanes
 from rl.config import Section
 
+if TYPE_CHECKING:
+    from launch.toy_data import Portion
+
 CONFIGS = Path(os.path.relpath(Path(__file__).with_name("study")))
 DOCS = Path(os.path.relpath(Path(__file__).parents[1] / "docs"))
+HELD_OUT = 1_000_000
+"""Added to a seed for its held-out problems."""
 TRAINERS = {"ours": "launch.rl", "trl": "launch.study_trl"}
 
 
@@ -39,13 +46,23 @@ class VariantSection(Section):
     """`ours`: launch.rl; `trl`: launch.study_trl."""
     overrides: list[str] = Field(default=[])
     """What differs from the TOML, each as `section.key=value`."""
+    with_base: bool = False
+    """Evaluate the base model too, for the table's first line."""
+    time_of: str = ""
+    """With `trl`: the variant whose training seconds limit its own, seed by seed; empty: no limit."""
+    time_factor: float = Field(default=2.0, gt=0.0)
+    """How many times those seconds."""
 
 
 class TaskSection(Section):
-    """One synthetic task of the mix."""
+    """One kind of problem in the mix."""
 
-    name: str
-    """See `python -m data.synthesis --help`."""
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    """The problems' task, the unit of balancing."""
+    task: str = "chain"
+    """What makes them: see `python -m data.synthesis --help`."""
+    num_hops: int = Field(default=2, ge=2)
+    """Facts in a chain."""
     share: float = Field(gt=0.0, le=1.0)
     """Of the problems of every window."""
 
@@ -70,11 +87,9 @@ class StudyConfig(Section):
     num_train: int = Field(ge=1)
     """RL problems per window but the last."""
     num_test: int = Field(ge=1)
-    """Held-out problems per window, about people whom no training problem names."""
-    num_train_keys: int = Field(ge=8)
-    """People in SFT and RL problems."""
-    num_test_keys: int = Field(ge=8)
-    """People in held-out problems."""
+    """Held-out problems per window: other documents and other facts about the same people."""
+    num_keys: int = Field(ge=8)
+    """People in the problems."""
     target: float = Field(default=0.75, gt=0.0, le=1.0)
     """Accuracy in the last trained window whose time is told."""
     control: str
@@ -91,6 +106,12 @@ class StudyConfig(Section):
         names = [variant.name for variant in self.variants]
         if len(set(names)) != len(names) or self.control not in names:
             raise ValueError(f"variants: {names} must be different names, control={self.control!r} one of them")
+        for i, variant in enumerate(self.variants):
+            if variant.time_of and (variant.trainer != "trl" or variant.time_of not in names[:i]):
+                raise ValueError(
+                    f"variants.{i}.time_of: seen {variant.time_of!r}, allowed: a variant before it, of {names[:i]}, for a "
+                    "variant with trainer 'trl'"
+                )
         return self
 
     def seed_folder(self, seed: int) -> Path:
@@ -136,14 +157,27 @@ def _run_parts(config: StudyConfig, *, lanes: int, threads: int) -> int:
         make_data(config, seed)
     if code := run_lanes([_sft_part(config, seed, threads) for seed in config.seeds], lanes, threads):
         return code
-    parts = [_variant_part(config, variant, seed, threads) for variant in config.variants for seed in config.seeds]
-    return run_lanes(parts, lanes, threads)
+    for limited in (False, True):  # a limited one needs the time of another
+        variants = [variant for variant in config.variants if bool(variant.time_of) == limited]
+        parts = [training_part(config, variant, seed, threads) for variant in variants for seed in config.seeds]
+        if code := run_lanes(parts, lanes, threads):
+            return code
+    return EXIT_DONE
 
 
 def _base_part(config: StudyConfig, seed: int, threads: int) -> Part:
     folder = config.seed_folder(seed)
-    keys = ["--train_keys", config.num_train_keys, "--held_out_keys", config.num_test_keys]
-    words = ["launch.base", "--out", folder / "base", "--seed", seed, "--threads", threads, *keys]
+    words = [
+        "launch.base",
+        "--out",
+        folder / "base",
+        "--seed",
+        seed,
+        "--threads",
+        threads,
+        "--train_keys",
+        config.num_keys,
+    ]
     return Part(name=f"base-{seed}", words=words, done=folder / "base" / "config.json", log=folder / "base.log")
 
 
@@ -154,11 +188,17 @@ def _sft_part(config: StudyConfig, seed: int, threads: int) -> Part:
     return Part(name=f"sft-{seed}", words=words, done=folder / "sft" / "config.json", log=folder / "sft.log")
 
 
-def _variant_part(config: StudyConfig, variant: VariantSection, seed: int, threads: int) -> Part:
+def training_part(config: StudyConfig, variant: VariantSection, seed: int, threads: int) -> Part:
+    """One variant on one seed; a limited one needs the finished run that limits it."""
     start, folder = config.seed_folder(seed), config.run_folder(variant.name, seed)
     paths = ["--run.dir", folder, "--model.path", start / "sft"]
     data = ["--data.train", start / "data" / "train", "--data.test", start / "data" / "test"]
-    rest = ["--run.seed", seed, "--learner.threads", threads, "--rollout.threads", threads]
+    rest: list[object] = ["--run.seed", seed, "--learner.threads", threads, "--rollout.threads", threads]
+    if variant.with_base:
+        rest += ["--evaluation.checkpoints.base", start / "base"]
+    if variant.time_of:
+        seconds = variant.time_factor * training_seconds(config.run_folder(variant.time_of, seed))
+        rest += ["--trl.max_train_s", f"{seconds:.1f}"]
     words = [TRAINERS[variant.trainer], CONFIGS / variant.config, *variant.overrides, *paths, *data, *rest]
     log = folder.with_suffix(".log")
     return Part(name=f"{variant.name}-{seed}", words=words, done=folder / "summary.json", log=log)
@@ -174,8 +214,10 @@ def make_data(config: StudyConfig, seed: int) -> None:
     from transformers import AutoTokenizer
 
     from data.prompts import PromptTemplate
+    from data.synthesis.corpus import builtin_corpus
+    from data.synthesis.workers import Source
     from launch.sft_config import SftConfig
-    from launch.toy_data import Portion, make_portions, write_prepared, write_sft
+    from launch.toy_data import make_portions, write_prepared, write_sft
 
     sft = load_config(SftConfig, [str(CONFIGS / "sft.toml")], prog="python -m launch.sft").config
     if sft.data.max_prompt_tokens != config.windows[0]:
@@ -184,34 +226,38 @@ def make_data(config: StudyConfig, seed: int) -> None:
             f"{CONFIGS / 'sft.toml'}; SFT is to see the first window"
         )
     tokenizer, template = AutoTokenizer.from_pretrained(folder / "base"), PromptTemplate(sft.data.template)
+    source = Source(corpus=builtin_corpus(), tokenizer=tokenizer, template=template)
+    examples = make_portions(_portions(config, seed, 0, config.num_sft), source)
+    random.Random(seed).shuffle(examples)
+    write_sft(folder / "sft.jsonl", examples)
+    last = len(config.windows) - 1
+    train = [p for window in range(last) for p in _portions(config, seed, window, config.num_train)]
+    test = [p for window in range(last + 1) for p in _portions(config, seed + HELD_OUT, window, config.num_test)]
+    for name, portions in (("train", train), ("test", test)):
+        write_prepared(folder / "data" / name, make_portions(portions, source), tokenizer, template, config.windows)
 
-    def portions(split: Split, window: int, count: int) -> list[Portion]:
-        return [
-            Portion(
-                task=task.name,
-                split=split,
+
+def _portions(config: StudyConfig, seed: int, window: int, count: int) -> list[Portion]:
+    """`count` problems of one window, by the tasks' shares."""
+    from launch.toy_data import Portion
+
+    return [
+        Portion(
+            cell=Cell(
+                task=task.task,
+                split="train",
                 seed=seed,
-                count=round(count * task.share),
                 min_tokens=config.windows[window - 1] if window else 0,
                 max_tokens=config.windows[window],
                 num_facts=config.num_facts[window],
-                num_keys=config.num_train_keys if split == "train" else config.num_test_keys,
-            )
-            for task in config.tasks
-        ]
-
-    examples = make_portions(portions("train", 0, config.num_sft), tokenizer, template)
-    if len(config.tasks) > 1:
-        random.Random(seed).shuffle(examples)
-    write_sft(folder / "sft.jsonl", examples)
-    counts: dict[str, tuple[Split, int, int]] = {
-        "train": ("train", config.num_train, len(config.windows) - 1),
-        "test": ("test", config.num_test, len(config.windows)),
-    }
-    for name, (split, count, num_windows) in counts.items():
-        made = [portion for window in range(num_windows) for portion in portions(split, window, count)]
-        examples = make_portions(made, tokenizer, template)
-        write_prepared(folder / "data" / name, examples, tokenizer, template, config.windows)
+                num_keys=config.num_keys,
+                num_hops=task.num_hops,
+            ),
+            task=task.name,
+            count=round(count * task.share),
+        )
+        for task in config.tasks
+    ]
 
 
 if __name__ == "__main__":

@@ -105,6 +105,14 @@ def read_curve(run_dir: Path, metric: str, *, over: Over = "steps", smooth_steps
     ]
 
 
+def training_seconds(run_dir: Path) -> float:
+    """What a run has spent on sampling, scoring, learning and syncing: no start-up, no evaluation.
+
+    Raises: DataError, when no step has its time.
+    """
+    return read_curve(run_dir, "time/step_s", over="seconds")[-1][0]
+
+
 def study_curves(
     runs: Mapping[str, Sequence[Path]], metric: str, *, over: Over = "steps", smooth_steps: int = 1
 ) -> dict[str, list[Curve]]:

@@ -15,7 +15,7 @@ import orjson
 
 from launch.study import StudyConfig
 from launch.study_charts import band_chart, interval_chart
-from launch.study_curves import Curve, mean_interval, read_curve
+from launch.study_curves import Curve, mean_interval, read_curve, training_seconds
 from rl.metrics import FILE, read_metrics
 from rl.run_folder import write_file
 
@@ -80,7 +80,7 @@ def read_outcome(config: StudyConfig, variant: str, title: str) -> Outcome | Non
         title=title,
         folders=tuple(folders),
         accuracy=accuracy,
-        train_s=tuple(read_curve(folder, "time/step_s", over="seconds")[-1][0] for folder in folders),
+        train_s=tuple(training_seconds(folder) for folder in folders),
         reached_s=tuple(time_to(folder, last, config.target) for folder in folders),
         num_rollouts=sum(_rollouts(row) for row in rows[0]),
         prompt_tokens=_mean_or_none([_prompt_tokens(run) for run in rows]),

@@ -3,62 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
 from data.prepare import prepare
-from data.prompts import PromptTemplate, count_prompt_tokens
-from data.synthesis.corpus import builtin_corpus
-from data.synthesis.generate import SynthesisExample, make_problems
-from data.synthesis.words import Split
+from data.prompts import PromptTemplate
+from data.synthesis.cells import Cell
+from data.synthesis.generate import SynthesisExample
+from data.synthesis.workers import Source
 from rl.run_folder import write_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_PROBLEMS_PER_BATCH = 128
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Portion:
-    """So many problems of one task in one window; the fields are those of `data.synthesis.generate.make_problems`."""
+    """So many problems of one cell, under a task name of their own."""
 
+    cell: Cell
     task: str
-    split: Split
-    seed: int
+    """The problems' `task`, in place of the cell's."""
     count: int
-    min_tokens: int
-    max_tokens: int
-    num_facts: int
-    num_keys: int
 
 
-def make_portions(
-    portions: Sequence[Portion], tokenizer: PreTrainedTokenizerBase, template: PromptTemplate
-) -> list[SynthesisExample]:
+def make_portions(portions: Sequence[Portion], source: Source) -> list[SynthesisExample]:
     """The problems of every portion, in their order.
 
     Raises:
-        DataError: a portion whose facts do not fit its window, or without a problem.
+        DataError: a portion whose facts do not fit its window.
     """
-    corpus = builtin_corpus()
-    return [
-        example
-        for portion in portions
-        for example in make_problems(
-            portion.task,
-            split=portion.split,
-            seed=portion.seed,
-            count=portion.count,
-            min_tokens=portion.min_tokens,
-            max_tokens=portion.max_tokens,
-            corpus=corpus,
-            count_tokens=lambda problem: count_prompt_tokens(tokenizer, [problem], template)[0],
-            num_facts=portion.num_facts,
-            num_keys=portion.num_keys,
-        )
-    ]
+    maker = source.maker()
+    made: list[SynthesisExample] = []
+    for portion in portions:
+        for start in range(0, portion.count, _PROBLEMS_PER_BATCH):
+            numbers = range(start, min(start + _PROBLEMS_PER_BATCH, portion.count))
+            examples = maker.numbered(portion.cell, numbers)
+            made += [replace(e, problem=replace(e.problem, task=portion.task)) for e in examples]
+    return made
 
 
 def write_sft(path: Path, examples: Sequence[SynthesisExample]) -> None:

@@ -196,7 +196,7 @@ def test_vllm_samples_from_the_weights_of_each_step(asked: dict[str, Any], tmp_p
         "run": {"dir": str(tmp_path / "run")},
         "model": asked["model"] | {"path": str(tmp_path / "model")},
         "data": {"train": asked["data"]["train"]},
-        "stages": [{"max_prompt_tokens": 24, "steps": 3, "max_response_tokens": 4}],
+        "stages": [{"max_prompt_tokens": 48, "steps": 3, "max_response_tokens": 4}],
         "rollout": {"engine": "vllm", "threads": 1},
         "learner": {"lr": 0.1, "weight_decay": 1.0, "threads": 1},
     }
@@ -214,7 +214,7 @@ def distance(one: Path, other: Path) -> float:
     from rl.rollout.weight_files import iter_weights
 
     weights = dict(iter_weights(str(one)))
-    return max((tensor - weights[name]).abs().max().item() for name, tensor in iter_weights(str(other)))
+    return max(float((tensor - weights[name]).abs().max()) for name, tensor in iter_weights(str(other)))
 
 
 @pytest.mark.parametrize(

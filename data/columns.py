@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from data.problem import Problem
 
-_TAKE_ROWS = 1 << 16
+_ROWS_AT_A_TIME = 1 << 16
 
 
 class PackedStrings(Sequence[str]):
@@ -54,9 +54,10 @@ class PackedStrings(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         start = 0
-        for end in self._ends.tolist():
-            yield str(self._text[start:end], "utf-8")
-            start = end
+        for first in range(0, len(self), _ROWS_AT_A_TIME):  # not all ends as Python integers at once
+            for end in self._ends[first : first + _ROWS_AT_A_TIME].tolist():
+                yield str(self._text[start:end], "utf-8")
+                start = end
 
     def take(self, positions: npt.NDArray[np.integer[Any]]) -> PackedStrings:
         """The strings at these positions [n], packed anew in their order."""
@@ -65,8 +66,8 @@ class PackedStrings(Sequence[str]):
         ends = np.cumsum(lengths)
         packed = bytearray()
         source = np.frombuffer(self._text, dtype=np.uint8)
-        for first in range(0, len(positions), _TAKE_ROWS):
-            rows = slice(first, first + _TAKE_ROWS)
+        for first in range(0, len(positions), _ROWS_AT_A_TIME):
+            rows = slice(first, first + _ROWS_AT_A_TIME)
             # Byte k of the result comes from k - (where its string starts there) + (where it starts here).
             shift = np.repeat(starts[rows] - (ends[rows] - lengths[rows]), lengths[rows])
             packed += source[np.arange(len(packed), len(packed) + len(shift)) + shift].tobytes()

@@ -28,10 +28,12 @@ NUM_STEPS = 3
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Two stages, one step and two; KL to the start model and a judge, so that their metrics are there too."""
+    """Two stages, one step and two; KL, a judge, AEPO and a plateau's end, so that their metrics are there too."""
     config = write_inputs(tmp_path_factory.mktemp("run"))
     config["stages"][0]["steps"], config["stages"][1]["steps"] = 1, 2
-    config["learner"]["kl_coef"] = 0.01
+    config["learner"] |= {"kl_coef": 0.01, "aepo_entropy_high": 0.01}  # lower than it will be: negatives are left out
+    config["curriculum"]["advance_on_plateau"] = 50
+    config["evaluation"]["every_steps"] = 1
     return config
 
 
@@ -61,13 +63,28 @@ def test_every_metric_is_in_the_glossary_and_every_step_has_them_all(folder: Pat
     patterns = [re.sub("<[a-z]+>", "[^/]+", name) for name in GLOSSARY]
     unknown = {name for row in rows for name in row if not any(re.fullmatch(p, name) for p in patterns)} - {"step"}
     assert unknown == set()
-    sometimes = {"time/eval_s", "policy/kl_stale"}  # where it was evaluated; where older weights sampled a group
+    # Where older weights sampled a group; where the pool gave some.
+    sometimes = {"policy/kl_stale", "curriculum/replay_reward_mean", "curriculum/replay_gain"}
     plain = {name for name in GLOSSARY if "<" not in name} - sometimes
     for row in rows:
         assert plain - set(row) == set()
     assert rows[0]["reward/door/mean"] == rows[0]["reward/mean"]
     assert [row["curriculum/stage"] for row in rows] == [0, 1, 1]
-    assert ["time/eval_s" in row for row in rows] == [True, False, True]
+    # At a stage's end every window, after the other steps the last stage's alone.
+    assert ["eval/greedy/24/accuracy" in row for row in rows] == [True, False, True]
+    assert all("eval/greedy/48/accuracy" in row for row in rows)
+
+
+def test_negative_advantages_are_left_out_while_entropy_is_too_high(folder: Path) -> None:
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert all(row["policy/sampled_entropy"] > 0.01 for row in rows)
+    assert all(row["loss/num_masked_negatives"] > 0 for row in rows)
+    for path in (folder / "rollouts").iterdir():
+        advantages = [row["advantage"] for row in read_rollouts(path) if row["advantage"] is not None]
+        assert max(advantages) > 0
+        assert min(advantages) == 0
+    state = json.loads((folder / "checkpoints" / "latest" / "state.json").read_bytes())
+    assert state["negatives_masked"] is True
 
 
 def test_every_step_has_its_rollouts(folder: Path) -> None:
@@ -116,6 +133,7 @@ def test_a_learner_in_two_processes_makes_the_run_that_one_process_makes(asked: 
 
 def test_a_run_that_trains_adapters_syncs_them_and_leaves_a_whole_model(asked: dict[str, Any], folder: Path) -> None:
     learner = asked["learner"] | {"lora_rank": 4, "lora_alpha": 8.0, "kl_coef": 0.01, "entropy_coef": 0.001}
+    del learner["aepo_entropy_high"]
     made = run(asked | {"run": {"dir": f"{folder}-lora"}, "learner": learner})
     rows = read_metrics(made / "metrics.jsonl")
     assert len(rows) == NUM_STEPS

@@ -36,6 +36,8 @@ class TrlSection(Section):
     """What TRL samples with: vLLM in its process, or transformers' generate; auto follows rollout.engine."""
     micro_batch_sequences: int = Field(default=4, ge=1)
     """Sequences in one forward and backward; lowered to the next divisor of the step's rollouts."""
+    max_train_s: float | None = Field(default=None, gt=0.0)
+    """Seconds of training after which the step in progress is the last one; None: every step of every stage."""
     response_head: bool = False
     """Score response positions alone, as TRL does on Triton devices; its CPU code scores the prompt's too, for half of a step."""
 

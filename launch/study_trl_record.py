@@ -86,6 +86,11 @@ class Study:
             self.trainer.train()
         self.finish()
 
+    def is_last(self, step: int) -> bool:
+        """Whether the run ends with this step: the stages' last one, or the one that used up trl.max_train_s."""
+        limit = self.config.trl.max_train_s
+        return step == self.trainer.args.max_steps or (limit is not None and self.train_s >= limit)
+
     def begin_step(self, step: int) -> None:
         """Set what TRL cannot change from stage to stage."""
         self.trainer.limit_responses(self.trainer.stage_of(step).max_response_tokens)
@@ -126,7 +131,7 @@ class Study:
     def _evaluation_due(self, step: int) -> dict[str, float]:
         """At a stage's end every window, else every evaluation.every_steps the last stage's alone."""
         section, trainer = self.config.evaluation, self.trainer
-        stage, is_last = trainer.stage_of(step), step == trainer.args.max_steps
+        stage, is_last = trainer.stage_of(step), self.is_last(step)
         window = self.inputs.stages[-1].high
         if is_last or (section.every_stage and trainer.stage_of(step + 1) is not stage):
             trainer.sync_engine(self.engine)
@@ -154,7 +159,7 @@ class Study:
             )
             for window in result.windows
         }
-        names = [name, "final"] if step == self.trainer.args.max_steps else [name]
+        names = [name, "final"] if step and self.is_last(step) else [name]
         for each in names:
             write_evaluation(self.folder, Evaluation(checkpoint=each, step=step, windows=windows))
         if name == START or step:
@@ -195,10 +200,7 @@ class Study:
             seed=self.config.run.seed,
             commit=git_commit(PROJECT),
             versions=installed_versions(),
-            num_problems={
-                str(stage.high): sum(stage.low < p.num_prompt_tokens <= stage.high for p in self.inputs.train)
-                for stage in self.inputs.stages
-            },
+            num_problems=self.inputs.num_train_by_window,
             evaluations=read_evaluations(self.folder),
         )
         more = {"train_s": self.train_s, "curve": self.curve, "peak_memory_gib": self.peak_memory_gib()}
@@ -238,3 +240,4 @@ class Recorder(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs and "reward" in logs:  # TRL's line of a step; the last one is a summary
             self._study.end_step(state.global_step, logs)
+            control.should_training_stop = self._study.is_last(state.global_step)

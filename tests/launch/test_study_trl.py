@@ -243,3 +243,16 @@ def test_what_cannot_be_run_ends_in_one_line_and_exit_2(
     stderr = capsys.readouterr().err
     assert told in stderr
     assert stderr.count("\n") == 1
+
+
+def test_a_limit_of_seconds_ends_the_run_with_the_step_in_progress(asked: dict[str, Any], tmp_path: Path) -> None:
+    from rl.inputs import load_inputs
+
+    limited = asked | {"run": {"dir": str(tmp_path / "limited")}, "trl": {"max_train_s": 1e-3}}
+    config = StudyTrlConfig.model_validate(limited)
+    with open_study(config, load_inputs(config), Path(config.run.dir)) as opened:
+        opened.train()
+    assert [row["step"] for row in read_metrics(tmp_path / "limited" / "metrics.jsonl")] == [1]
+    evaluations = read_evaluations(tmp_path / "limited")
+    assert {(e.checkpoint, e.step) for e in evaluations} == {("sft", 0), ("stage-1", 1), ("final", 1)}
+    assert "final" in json.loads((tmp_path / "limited" / "summary.json").read_text())["accuracy"]

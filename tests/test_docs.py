@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from launch import bench
+from launch.cli import load_config
+from launch.eval import EvalConfig
 from rl.config import LearnerSection
+from tests.data.tokenizers import word_tokenizer
 
 ROOT = Path(__file__).parents[1]
 _BLOCK = re.compile(r"<!-- (?P<mark>[^>]+) -->\n```(?P<language>\w+)\n(?P<text>.*?)```\n", re.DOTALL)
@@ -71,3 +75,45 @@ def test_the_commands_of_the_learner_page_are_known_to_their_parsers() -> None:
 def test_the_settings_that_the_learner_page_names_exist() -> None:
     for name in re.findall(r"`learner\.(\w+)`", LEARNER):
         assert name in LearnerSection.model_fields, name
+
+
+DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+
+
+def run_data_block(mark: str, text: str, folder: Path, model: Path) -> tuple[str, str] | None:
+    """What the block prints: (stdout, stderr); None for one that prints nothing."""
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONPATH": str(ROOT), "MODEL": str(model)}
+    if mark.startswith("file: "):
+        (folder / mark.removeprefix("file: ")).write_text(text, encoding="utf-8")
+        return None
+    if mark == "needs a model":
+        for words in re.findall(r"^python -m launch.eval (.*)$", text, re.MULTILINE):
+            load_config(EvalConfig, words.split(), prog="python -m launch.eval")
+        return None
+    if mark == "run after closed":
+        item = {"problem_id": "bridge-2", "status": "ok", "value": 1.0}
+        result = {"config": {"without_document": True}, "items": [item]}
+        for name in ("closed-0.json", "closed-1.json"):
+            (folder / name).write_text(json.dumps(result))
+    call = [sys.executable, "-c", text] if mark == "python" else ["bash", "-uc", text]
+    done = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == (2 if mark == "fails" else 0), done.stderr
+    return done.stdout, done.stderr
+
+
+def test_the_data_page_prints_what_it_shows_from_top_to_bottom(tmp_path: Path) -> None:
+    word_tokenizer().save_pretrained(tmp_path / "model")
+    assert len(_BLOCK.findall(DATA)) == DATA.count("\n```") // 2
+    printed: tuple[str, str] = "", ""
+    for block in _BLOCK.finditer(DATA):
+        mark, text = block["mark"], block["text"]
+        if mark in ("output", "printed"):
+            assert printed[0] == text
+        elif mark == "stderr":
+            assert printed[1] == text
+        elif mark.startswith("holds: "):
+            assert (tmp_path / mark.removeprefix("holds: ")).read_text(encoding="utf-8") == text
+        else:
+            printed = run_data_block(mark, text, tmp_path, tmp_path / "model") or printed
+    left_out = (tmp_path / "data" / "reading" / "dropped.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(line)["problem_id"] for line in left_out.splitlines()] == ["bridge-2"]

@@ -67,7 +67,7 @@ def test_the_columns_are_those_of_the_problems_themselves(problems):
 
 
 def test_ids_are_taken_right_across_the_blocks_they_are_copied_in(monkeypatch):
-    monkeypatch.setattr("data.columns._TAKE_ROWS", 3)
+    monkeypatch.setattr("data.columns._ROWS_AT_A_TIME", 3)
     from data.columns import PackedStrings
 
     strings = ["", "a", "bcd", "é" * 4, "", "長い", "x"]

@@ -180,7 +180,8 @@ print(manifest.num_problems, (peaks[1] - peaks[0]) / 1024)
 
 
 STOPPED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal; in the background a shell lets it be ignored
 import data.prepare
 from tests.data.tokenizers import word_tokenizer
 class Slow:

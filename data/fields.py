@@ -297,6 +297,11 @@ def given_id(row: Row, seen: SeenIds) -> str:
     return problem_id
 
 
+def row_id(row: Row, seen: SeenIds, problem_text: tuple[str, str], task: str) -> str:
+    """`given_id` where the row has one, else `content_id`."""
+    return given_id(row, seen) if row.has("problem_id") else content_id(problem_text, task, row.place, seen)
+
+
 def content_id(problem_text: tuple[str, str], task: str, place: Place, seen: SeenIds) -> str:
     """An id for a row without one: its task and a hash of its document and question; copies get `#2`, `#3`, ..."""
     context, question = problem_text

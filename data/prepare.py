@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Literal
 
 from data.dropped import OVERLONG, Dropped, filtered
 from data.fields import Place, SeenIds
-from data.filters import Filter, add_filter_arguments, filters_from
+from data.filters import AnswerableFilter, Filter, add_filter_arguments, filters_from
 from data.in_order import chunked, in_order, num_cores
 from data.prepared import DROPPED_FILE, Manifest, PreparedSet, Written, check_replaceable, load_prepared, write_prepared
 from data.problem import DataError, Problem, SourceProblem
 from data.progress import Progress
 from data.prompts import L1_PROMPT, PromptTemplate, find_cut
 from data.readers import read_problems
-from data.source_args import add_source_arguments, columns_from, load_tokenizer, parsed_windows
+from data.source_args import add_source_arguments, columns_from, load_tokenizer, parsed_windows, template_from
 from data.token_counts import CHUNK_CHARACTERS, CHUNK_PROBLEMS, TokenCounter, num_characters, tokenizer_fingerprint
 from data.windows import window_histogram, windows_from
 
@@ -248,7 +248,7 @@ def _run(args: argparse.Namespace) -> None:
     out = Path(args.out)
     check_replaceable(out)
     windows = parsed_windows(args.windows)
-    template = _template(args.template)
+    template = template_from(args.template)
     columns = columns_from(args.columns)
     filters = filters_from(args)
     readers = [read_problems(source, columns=columns, source_format=args.format) for source in args.sources]
@@ -275,21 +275,15 @@ def _run(args: argparse.Namespace) -> None:
     if manifest.num_dropped or manifest.num_cut:
         cut = f"{manifest.num_cut} cut by {manifest.num_cut_tokens} tokens"
         print(f"over {manifest.max_prompt_tokens} tokens: {manifest.num_dropped} dropped, {cut}")
+    for each in filters:
+        if isinstance(each, AnswerableFilter) and each.num_not_evaluated:
+            print(
+                f"{each.name}: {each.num_not_evaluated} problems stand in none of its files and were not judged by it"
+            )
     if filters:
         print(f"left out: {', '.join(f'{name} {count}' for name, count in manifest.num_filtered.items())}")
     if manifest.num_dropped or any(manifest.num_filtered.values()):
         print(f"which and why: {out / DROPPED_FILE}")
-
-
-def _template(path: str | None) -> PromptTemplate:
-    if path is None:
-        return L1_PROMPT
-    try:
-        return PromptTemplate(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--template {path}: cannot be read as text ({error}); name a UTF-8 file") from error
-    except DataError as error:
-        raise DataError(f"--template {path}: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ task is the domain, the type choice, and the choices are written under the quest
 
 from __future__ import annotations
 
-from data.fields import Row, SeenIds, answer_type_value, answer_values, content_id, given_id, shown, text_value
+from data.fields import Row, SeenIds, answer_type_value, answer_values, row_id, shown, text_value
 from data.problem import AnswerType, SourceProblem
 from data.read_prompt import implied_type
 
@@ -63,7 +63,7 @@ def longbench_problem(row: Row, seen: SeenIds) -> SourceProblem:
         answers=golds,
         answer_type=answer_type,
         options=options,
-        problem_id=given_id(row, seen) if row.has("problem_id") else content_id((context, question), task, place, seen),
+        problem_id=row_id(row, seen, (context, question), task),
     )
 
 

@@ -14,10 +14,9 @@ from data.fields import (
     SeenIds,
     answer_type_value,
     answer_values,
-    content_id,
-    given_id,
     option_values,
     options_in,
+    row_id,
     shown,
     text_value,
 )
@@ -62,7 +61,7 @@ def trl_problem(row: Row, seen: SeenIds) -> SourceProblem:
         answers=golds,
         answer_type=answer_type,
         options=options,
-        problem_id=given_id(row, seen) if row.has("problem_id") else content_id((context, question), task, place, seen),
+        problem_id=row_id(row, seen, (context, question), task),
     )
 
 

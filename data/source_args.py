@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.problem import DataError
-from data.prompts import check_chat_template
+from data.prompts import L1_PROMPT, PromptTemplate, check_chat_template
 from data.readers import SOURCE_FORMATS
 from data.windows import windows_from
 
@@ -61,6 +62,22 @@ def parsed_windows(text: str) -> tuple[int, ...]:
         raise DataError(f"--windows: seen {text!r}; write rising token counts, e.g. 20000,60000") from error
     windows_from(uppers)
     return uppers
+
+
+def template_from(path: str | None) -> PromptTemplate:
+    """The prompt template in a file; QwenLong-L1's where none is named.
+
+    Raises:
+        DataError: the file cannot be read, or lacks a placeholder.
+    """
+    if path is None:
+        return L1_PROMPT
+    try:
+        return PromptTemplate(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--template {path}: cannot be read as text ({error}); name a UTF-8 file") from error
+    except DataError as error:
+        raise DataError(f"--template {path}: {error}") from error
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

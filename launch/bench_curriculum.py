@@ -14,7 +14,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +25,7 @@ from curricula.settings import CurriculumSettings
 from curricula.stage import Stage
 from data.columns import PackedStrings, ProblemColumns
 from data.problem import Problem
+from launch.resident import peak_resident_bytes, resident_bytes, restart_peak
 
 DRAWN_PER_STEP = 128
 GROUP_SIZE = 8
@@ -86,9 +86,10 @@ def measure(case: CurriculumCase) -> dict[str, Any]:
     """Start, `visited` observations, two stages of `steps`, a save, a load, and a draw that opens every task's epoch."""
     problems = SyntheticProblems(case.problems)
     gc.collect()
-    before = _resident_mib("VmRSS")
+    restart_peak()  # making the problems' columns is no part of it
+    before = resident_bytes()
     start_s, curriculum = _timed(lambda: _curriculum(problems, case))
-    resident, peak = _resident_mib("VmRSS"), _resident_mib("VmHWM")
+    resident, peak = resident_bytes(), peak_resident_bytes()
     first = curriculum.index.window(0, _LOW)[: case.visited].tolist()
     rng = random.Random(0)
     for position in first:
@@ -98,7 +99,7 @@ def measure(case: CurriculumCase) -> dict[str, Any]:
     first_save_s, _ = _timed(curriculum.state_dict)
     save_s, state = _timed(partial(_saved, curriculum))
     # A load needs a second sampler; its memory is not the first one's.
-    run_peak = _resident_mib("VmHWM")
+    run_peak = peak_resident_bytes()
     del curriculum
     restored = _curriculum(problems, case)
     load_s, _ = _timed(lambda: restored.load_state_dict(_near_epochs_end(orjson.loads(state), restored)))
@@ -109,9 +110,9 @@ def measure(case: CurriculumCase) -> dict[str, Any]:
         "order": case.order,
         "visited": int(visited),
         "start_s": start_s,
-        "start_mib": _difference(resident, before),
-        "start_peak_mib": _difference(peak, before),
-        "peak_mib": _difference(run_peak, before),
+        "start_mib": _mib_above(resident, before),
+        "start_peak_mib": _mib_above(peak, before),
+        "peak_mib": _mib_above(run_peak, before),
         **_spread("begin_step_ms", begins, 1e3),
         **_spread("draw_ms", draws, 1e3),
         **_spread("observe_us", observations, 1e6),
@@ -185,14 +186,5 @@ def _spread(name: str, seconds: Sequence[float], scale: float) -> dict[str, floa
     return {name: at[0], f"{name}_p95": at[1], f"{name}_max": at[2]}
 
 
-def _resident_mib(key: str) -> float | None:
-    """VmRSS: resident now, VmHWM: at most so far; None where the system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), None)
-
-
-def _difference(after: float | None, before: float | None) -> float | None:
-    return None if after is None or before is None else after - before
+def _mib_above(after: int | None, before: int | None) -> float | None:
+    return None if after is None or before is None else (after - before) / 2**20

@@ -14,9 +14,10 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+
+from launch.resident import peak_resident_bytes, resident_bytes, restart_peak
 
 GIB = 1024**3
 _TRIM_THRESHOLD, _MAP_THRESHOLD = -1, -3
@@ -52,12 +53,12 @@ def peak_memory(work: Callable[[], object], device: str) -> Peak:
     library = _c_library()
     if library is not None:
         library.malloc_trim(0)
-    if not _restart_resident_peak():
+    resident = resident_bytes()
+    if resident is None or not restart_peak():
         work()
         return UNKNOWN
-    resident = _resident("VmRSS")
     work()
-    highest = _resident("VmHWM")
+    highest = peak_resident_bytes() or resident
     return Peak(total_gib=highest / GIB, step_gib=(highest - resident) / GIB)
 
 
@@ -81,20 +82,6 @@ def _c_library() -> ctypes.CDLL | None:
     """glibc; None with another C library."""
     library = ctypes.CDLL(None)
     return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
-
-
-def _restart_resident_peak() -> bool:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak restarts at what is resident now
-    except OSError:
-        return False
-    return True
-
-
-def _resident(key: str) -> int:
-    """Bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
 
 
 def release_memory() -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
+from data.in_order import num_cores
 from data.synthesis.cells import Cell
 from launch.cli import EXIT_CONFIG, EXIT_DONE, ConfigError, Flag, load_config, main
 from launch.study_curves import training_seconds
@@ -133,7 +134,7 @@ def run(argv: Sequence[str]) -> int:
     command = load_config(StudyConfig, words, prog="python -m launch.study", flags=flags)
     config, started = command.config, time.monotonic()
     if not command.is_on("report-only"):
-        cores = len(os.sched_getaffinity(0))
+        cores = num_cores()
         lanes = min(config.lanes or cores, cores)
         code = _run_parts(config, lanes=lanes, threads=cores // lanes)
         if code != EXIT_DONE:

@@ -42,10 +42,6 @@ class Outcome:
     """Sampling, scoring, learning and syncing; no start-up, no evaluation."""
     reached_s: tuple[float | None, ...]
     """Of those, until the last trained window was first seen at the target; None: not reached."""
-    num_rollouts: int
-    """Of one run."""
-    prompt_tokens: float | None
-    """Of one run's sampled prompts, mean over seeds; None where the trainer does not log it."""
 
 
 def write_study(config: StudyConfig, *, wall_s: float, docs: Path | None) -> Path | None:
@@ -74,7 +70,6 @@ def read_outcome(config: StudyConfig, variant: str, title: str) -> Outcome | Non
         return None
     summaries = [orjson.loads((folder / "summary.json").read_bytes()) for folder in folders]
     accuracy = {str(w): [s["accuracy"]["final"][str(w)] for s in summaries] for w in config.windows}
-    rows = [read_metrics(folder / FILE) for folder in folders]
     last = config.windows[-2]
     return Outcome(
         title=title,
@@ -82,8 +77,6 @@ def read_outcome(config: StudyConfig, variant: str, title: str) -> Outcome | Non
         accuracy=accuracy,
         train_s=tuple(training_seconds(folder) for folder in folders),
         reached_s=tuple(time_to(folder, last, config.target) for folder in folders),
-        num_rollouts=sum(_rollouts(row) for row in rows[0]),
-        prompt_tokens=_mean_or_none([_prompt_tokens(run) for run in rows]),
     )
 
 
@@ -112,7 +105,7 @@ def _table(config: StudyConfig, outcomes: Mapping[str, Outcome]) -> list[str]:
     lines = ["| " + " | ".join(["", *heads, "training, s", f"{config.target:g} after, s"]) + " |"]
     lines.append("|" + "---|" * (len(heads) + 3))
     for name, title in (("base", "base"), (START, "after SFT")):
-        cells = [_shown(values) for w in config.windows if (values := _at_start(outcomes, name, w))]
+        cells = [_shown(values) for w in config.windows if (values := _at_start(config, name, w))]
         if cells:
             lines.append(f"| {title} | {' | '.join(cells)} | | |")
     for outcome in outcomes.values():
@@ -132,16 +125,16 @@ def _reached(outcome: Outcome) -> str:
     )
 
 
-def _at_start(outcomes: Mapping[str, Outcome], checkpoint: str, window: int) -> list[float]:
-    """Of each seed the first run that evaluated this checkpoint."""
-    by_seed: dict[str, float] = {}
-    for outcome in outcomes.values():
-        for folder in outcome.folders:
-            summary = orjson.loads((folder / "summary.json").read_bytes())
-            value = summary["accuracy"].get(checkpoint, {}).get(str(window))
-            if value is not None:
-                by_seed.setdefault(folder.name.rpartition("-")[2], value)
-    return list(by_seed.values())
+def _at_start(config: StudyConfig, checkpoint: str, window: int) -> list[float]:
+    """Accuracy before training, of each seed as the first variant that evaluated it says."""
+    found = []
+    for seed in config.seeds:
+        for path in (config.run_folder(variant.name, seed) / "summary.json" for variant in config.variants):
+            known = orjson.loads(path.read_bytes())["accuracy"].get(checkpoint) if path.exists() else None
+            if known is not None:
+                found.append(known[str(window)])
+                break
+    return found
 
 
 def verdicts(config: StudyConfig, outcomes: Mapping[str, Outcome]) -> list[str]:
@@ -156,12 +149,18 @@ def verdicts(config: StudyConfig, outcomes: Mapping[str, Outcome]) -> list[str]:
         if name == config.control:
             continue
         other, other_low, other_high = mean_interval(outcome.accuracy[last])
-        apart = other_low > high or other_high < low
         lines.append(
             f"- {outcome.title}: {other - mean:+.2f}, {other:.2f} [{other_low:.2f}, {other_high:.2f}]; "
-            f"the intervals {'do not overlap' if apart else 'overlap'}"
+            f"{_overlap((low, high), (other_low, other_high))}"
         )
     return lines
+
+
+def _overlap(one: tuple[float, float], other: tuple[float, float]) -> str:
+    if one[0] == one[1] or other[0] == other[1]:
+        return "without an interval, for want of seeds or of any spread between them"
+    apart = other[0] > one[1] or other[1] < one[0]
+    return f"the intervals {'do not overlap' if apart else 'overlap'}"
 
 
 def draw(config: StudyConfig, outcomes: Mapping[str, Outcome]) -> dict[str, str]:
@@ -217,8 +216,6 @@ def _figures(config: StudyConfig, outcomes: Mapping[str, Outcome], wall_s: float
                 "train_s": list(outcome.train_s),
                 "target": config.target,
                 "reached_s": list(outcome.reached_s),
-                "num_rollouts": outcome.num_rollouts,
-                "prompt_tokens": outcome.prompt_tokens,
             }
             for name, outcome in outcomes.items()
         },
@@ -236,21 +233,3 @@ def _replace_between_marks(path: Path, text: str) -> None:
     if not end:
         raise ValueError(f"{path}: {MARKS[0]} and {MARKS[1]} are not both there; put them where the table belongs")
     write_file(path, f"{before}{MARKS[0]}\n{text}{MARKS[1]}{after}".encode())
-
-
-def _rollouts(row: Mapping[str, Any]) -> int:
-    return int(row.get("rollout/num_sampled_groups") or 0)
-
-
-def _prompt_tokens(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    known = [
-        r["rollout/prompt_tokens_mean"] * r["rollout/num_sampled_groups"]
-        for r in rows
-        if "rollout/prompt_tokens_mean" in r
-    ]
-    return sum(known) if known else None
-
-
-def _mean_or_none(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

@@ -1,4 +1,4 @@
-"""A run's configuration as TRL's GRPOTrainer can follow it: two settings more, and what is refused or goes without effect."""
+"""A run's configuration as TRL's GRPOTrainer can follow it: a few settings more, and what is refused or goes without effect."""
 
 from __future__ import annotations
 

@@ -5,27 +5,24 @@ from __future__ import annotations
 import resource
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 from transformers import TrainerCallback
 
-from data.problem import Problem
 from launch.study_trl_config import StudyTrlConfig
 from launch.study_trl_trainer import StudyTrainer
 from rewards.metrics import score_metrics
 from rewards.types import Scorer
-from rl.evaluate import EvaluationResult, evaluate
 from rl.health import Health, check_invalid_scores
+from rl.held_out import evaluate_last_window, evaluate_windows, last_window_metric
 from rl.inputs import Inputs
 from rl.metrics import MetricsLog
 from rl.rollout.engine import Engine
 from rl.run_folder import (
-    Evaluation,
-    WindowAccuracy,
     git_commit,
     installed_versions,
     read_evaluations,
@@ -129,65 +126,36 @@ class Study:
         self.step_started = time.monotonic()
 
     def _evaluation_due(self, step: int) -> dict[str, float]:
-        """At a stage's end every window, else every evaluation.every_steps the last stage's alone."""
+        """As `rl.run.Run`: at a stage's end every window, else every evaluation.every_steps the last stage's alone."""
         section, trainer = self.config.evaluation, self.trainer
         stage, is_last = trainer.stage_of(step), self.is_last(step)
-        window = self.inputs.stages[-1].high
         if is_last or (section.every_stage and trainer.stage_of(step + 1) is not stage):
             trainer.sync_engine(self.engine)
             return self.evaluate(f"stage-{stage.index + 1}", step)
-        if section.every_steps and step % section.every_steps == 0 and window in self.inputs.test:
+        if section.every_steps and step % section.every_steps == 0:
             started = time.monotonic()
             trainer.sync_engine(self.engine)
-            result = self._result({window: self.inputs.test[window]}, sampled=False)
-            self._add_point(step, result)
-            accuracy = result.accuracy("greedy").mean
-            return {f"eval/greedy/{window}/accuracy": accuracy, "time/eval_s": time.monotonic() - started}
+            metrics = evaluate_last_window(self.engine, self.scorer, self.config, self.inputs)
+            self._add_point(step, metrics)
+            return metrics and metrics | {"time/eval_s": time.monotonic() - started}
         return {}
 
     def evaluate(self, name: str, step: int) -> dict[str, float]:
-        """As `rl.run.Run.evaluate`, of what the engine holds; {} without data.test."""
-        if not self.inputs.test:
-            return {}
-        started, sampled = time.monotonic(), self.config.evaluation.sampled
-        result = self._result(self.inputs.test, sampled=sampled)
-        windows = {
-            str(window): WindowAccuracy(
-                num=result.accuracy("greedy", window=window).num_problems,
-                greedy=result.accuracy("greedy", window=window).mean,
-                sampled=result.accuracy("sampled", window=window).mean if sampled else None,
-            )
-            for window in result.windows
-        }
-        names = [name, "final"] if step and self.is_last(step) else [name]
-        for each in names:
-            write_evaluation(self.folder, Evaluation(checkpoint=each, step=step, windows=windows))
-        if name == START or step:
-            self._add_point(step, result)
-        shown = ", ".join(f"<= {window}: {accuracy.greedy:.2f}" for window, accuracy in windows.items())
-        print(f"evaluation of {name} (greedy accuracy by prompt tokens): {shown}", flush=True)
-        return result.metrics("eval") | {"time/eval_s": time.monotonic() - started}
-
-    def _result(self, test: Mapping[int, Sequence[Problem]], *, sampled: bool) -> EvaluationResult:
-        rollout = self.config.rollout
-        return evaluate(
-            self.engine,
-            test,
-            self.inputs.prompt_ids,
-            self.scorer,
-            problems_per_window=self.config.evaluation.problems_per_window,
-            max_response_tokens=max(stage.max_response_tokens for stage in self.inputs.stages),
-            sampled=sampled,
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            top_k=rollout.top_k,
-            seed=self.config.run.seed,
+        """Evaluate what the engine holds, after the last step under the name `final` too; empty without data.test."""
+        metrics = evaluate_windows(
+            self.engine, self.scorer, self.config, self.inputs, folder=self.folder, name=name, step=step
         )
+        if name == START or step:
+            self._add_point(step, metrics)
+        if step and self.is_last(step):
+            for evaluation in read_evaluations(self.folder):
+                if evaluation.checkpoint == name:
+                    write_evaluation(self.folder, replace(evaluation, checkpoint="final"))
+        return metrics
 
-    def _add_point(self, step: int, result: EvaluationResult) -> None:
-        window = self.inputs.stages[-1].high
-        if window in result.windows:
-            accuracy = result.accuracy("greedy", window=window).mean
+    def _add_point(self, step: int, metrics: Mapping[str, float]) -> None:
+        accuracy = metrics.get(last_window_metric(self.inputs))
+        if accuracy is not None:
             self.curve.append({"step": step, "train_s": self.train_s, "accuracy": accuracy})
 
     def finish(self) -> None:

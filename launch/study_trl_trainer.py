@@ -28,6 +28,7 @@ with warnings.catch_warnings():
     from trl.generation.vllm_generation import VLLMGeneration
 
 from curricula.stage import Stage
+from data.columns import columns_of
 from data.problem import DataError
 from data.prompts import render_messages
 from launch.study_trl_config import StudyTrlConfig
@@ -275,7 +276,7 @@ def grpo_config(config: StudyTrlConfig, inputs: Inputs, folder: Path, *, uses_en
 
 def training_rows(config: StudyTrlConfig, inputs: Inputs) -> Dataset:
     """`prompt` (the conversation) and `problem` (its index in inputs.train), problems_per_step rows a step."""
-    lengths = [problem.num_prompt_tokens for problem in inputs.train]
+    lengths = columns_of(inputs.train).num_prompt_tokens.tolist()
     order = problem_order(lengths, inputs.stages, config.curriculum.problems_per_step, seed=config.run.seed)
     row_of = {problem: row for row, problem in enumerate(dict.fromkeys(order))}
     rows = [{"prompt": render_messages(inputs.train[i], inputs.template), "problem": i} for i in row_of]

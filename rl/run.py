@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,16 +20,15 @@ from curricula.sampler import StagedCurriculum
 from curricula.settings import CurriculumSettings
 from curricula.stage import Stage
 from curricula.surplus import SurplusBuffer
-from data.problem import Problem
 from data.prompts import opens_thinking
 from rl.advantage import group_advantages
 from rl.aepo import EntropyGate
 from rl.checkpoint import Found, find_latest, load_state, remove_leftovers, save_checkpoint
 from rl.cluster import Cluster
 from rl.config import RunConfig
-from rl.evaluate import EvaluationResult, evaluate
 from rl.group_state import group_from_dict, group_to_dict
 from rl.health import Health, Preempted
+from rl.held_out import evaluate_last_window, evaluate_windows
 from rl.inputs import InputError, Inputs
 from rl.learner.step import Learner
 from rl.learner_group import LearnerGroup
@@ -39,7 +38,6 @@ from rl.rollout.weights import sync_weights
 from rl.rollout_log import drop_rollouts_after, write_rollouts
 from rl.run_folder import (
     Evaluation,
-    WindowAccuracy,
     git_commit,
     installed_versions,
     read_evaluations,
@@ -127,48 +125,20 @@ class Run:
         self.evaluate(START)
 
     def evaluate(self, name: str) -> dict[str, float]:
-        """Evaluate what the workers hold, write evaluations/NAME.json, return the metrics; empty without data.test."""
-        if not self.inputs.test:
-            return {}
-        started = time.monotonic()
-        section = self.config.evaluation
-        result = self._evaluation(self.inputs.test, sampled=section.sampled)
-        windows = {
-            str(window): WindowAccuracy(
-                num=result.accuracy("greedy", window=window).num_problems,
-                greedy=result.accuracy("greedy", window=window).mean,
-                sampled=result.accuracy("sampled", window=window).mean if section.sampled else None,
-            )
-            for window in result.windows
-        }
-        write_evaluation(self.folder, Evaluation(checkpoint=name, step=self.step, windows=windows))
-        shown = ", ".join(f"<= {window}: {accuracy.greedy:.2f}" for window, accuracy in windows.items())
-        print(f"evaluation of {name} (greedy accuracy by prompt tokens): {shown}", flush=True)
-        return result.metrics("eval") | {"time/eval_s": time.monotonic() - started}
-
-    def evaluate_last_window(self) -> dict[str, float]:
-        """Greedy accuracy in the last stage's window alone, as metrics; empty where it is not evaluated."""
-        started, window = time.monotonic(), self.inputs.stages[-1].high
-        if window not in self.inputs.test:
-            return {}
-        result = self._evaluation({window: self.inputs.test[window]}, sampled=False)
-        seconds = time.monotonic() - started
-        return {f"eval/greedy/{window}/accuracy": result.accuracy("greedy").mean, "time/eval_s": seconds}
-
-    def _evaluation(self, test: Mapping[int, Sequence[Problem]], *, sampled: bool) -> EvaluationResult:
-        return evaluate(
-            self.cluster.workers,
-            test,
-            self.inputs.prompt_ids,
-            self.cluster.scorer,
-            problems_per_window=self.config.evaluation.problems_per_window,
-            max_response_tokens=max(stage.max_response_tokens for stage in self.inputs.stages),
-            sampled=sampled,
-            temperature=self.config.rollout.temperature,
-            top_p=self.config.rollout.top_p,
-            top_k=self.config.rollout.top_k,
-            seed=self.config.run.seed,
+        """Evaluate what the workers hold; see `rl.held_out.evaluate_windows`."""
+        workers, scorer = self.cluster.workers, self.cluster.scorer
+        return evaluate_windows(
+            workers, scorer, self.config, self.inputs, folder=self.folder, name=name, step=self.step
         )
+
+    def _evaluation_due(self, stage: Stage) -> dict[str, float]:
+        """After a step: every window at the stage's end, else every evaluation.every_steps the last stage's alone."""
+        section, following = self.config.evaluation, self.curriculum.stage
+        if following is not stage and (section.every_stage or following is None):
+            return self.evaluate(f"stage-{stage.index + 1}")
+        if section.every_steps and self.step % section.every_steps == 0:
+            return evaluate_last_window(self.cluster.workers, self.cluster.scorer, self.config, self.inputs)
+        return {}
 
     def finish_step(
         self,
@@ -187,10 +157,7 @@ class Run:
         trained = [(group, _per_rollout(group, a)) for group, a in zip(batch.groups, advantages, strict=True)]
         write_rollouts(self.folder, self.step, trained, batch.untrained)
         stage_ended = self.curriculum.stage is not stage
-        if stage_ended and (self.config.evaluation.every_stage or self.curriculum.stage is None):
-            metrics |= self.evaluate(f"stage-{stage.index + 1}")
-        elif (every := self.config.evaluation.every_steps) and self.step % every == 0:
-            metrics |= self.evaluate_last_window()
+        metrics |= self._evaluation_due(stage)
         seconds = time.monotonic() - started
         num_tokens = sum(len(g.prompt_token_ids) + sum(len(r.token_ids) for r in g.rollouts) for g in batch.groups)
         self.log.log(self.step, metrics | {"time/step_s": seconds, "perf/tokens_per_s": num_tokens / seconds})

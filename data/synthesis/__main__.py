@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from data.problem import DataError
-from data.prompts import L1_PROMPT, PromptTemplate
-from data.source_args import load_tokenizer
+from data.source_args import load_tokenizer, template_from
 from data.synthesis.cells import DEFAULT_HOPS, DISTRACTORS, MAX_HOPS, Cell, cells_between, grid_cells
 from data.synthesis.corpus import builtin_corpus, read_corpus
 from data.synthesis.generate import TASKS, check_cell
@@ -161,16 +160,10 @@ def _numbers(name: str, text: str, wanted: str, number: type[int] | type[float])
 
 
 def _source(args: argparse.Namespace) -> Source:
-    template = L1_PROMPT
-    if args.template is not None:
-        try:
-            template = PromptTemplate(Path(args.template).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"--template {args.template}: cannot be read ({error}); name a text file") from error
     return Source(
         corpus=read_corpus(args.corpus) if args.corpus else builtin_corpus(),
         tokenizer=load_tokenizer(args.tokenizer) if args.tokenizer else None,
-        template=template,
+        template=template_from(args.template),
     )
 
 

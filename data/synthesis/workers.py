@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from data.in_order import num_cores
 from data.prompts import PromptTemplate, count_prompt_tokens
 from data.synthesis.cells import Cell
 from data.synthesis.corpus import Corpus
@@ -69,7 +70,7 @@ def rows_in_order(
     chunks = _chunks(cells, count, start)
     if num_workers is None:
         much = sum(cell.max_tokens for cell in cells) * count >= _WORTH_WORKERS_TOKENS
-        num_workers = len(os.sched_getaffinity(0)) if much else 1
+        num_workers = num_cores() if much else 1
     if num_workers == 1:
         maker = source.maker()
         yield from (_rows(maker, cell, numbers) for cell, numbers in chunks)

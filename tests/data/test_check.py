@@ -1,13 +1,12 @@
 import weakref
 
-import pytest
-
 import data.check
 from data.check import check_problems
 from data.prepare import prepare
 from data.problem import SourceProblem
 from data.prompts import measured
-from tests.data.test_readers_jsonl import DOCQA, OURS, write
+from tests.data.docqa import docqa
+from tests.data.test_readers_jsonl import OURS, write
 from tests.data.tokenizers import byte_tokenizer, word_tokenizer
 
 
@@ -106,10 +105,8 @@ def test_problems_are_read_once_and_not_kept():
 
 
 def test_the_report_on_docqa_tells_what_is_there(capsys):
-    if not DOCQA.exists():
-        pytest.skip("../shared/data/docqa_train.jsonl is not there")
-    dev = DOCQA.with_name("docqa_dev.jsonl")
-    assert data.check.main([str(DOCQA), "--against", str(dev), "--examples", "1"]) == 0
+    train, dev = docqa("docqa_train"), docqa("docqa_dev")
+    assert data.check.main([str(train), "--against", str(dev), "--examples", "1"]) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[0].split() == ["task", "text", "number", "choice", "yesno", "all"]
     assert "total" in out and " 703" in out

@@ -1,7 +1,6 @@
 """What two sets are found to share: questions, documents, and what is too common to count."""
 
 import gzip
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,8 @@ from data.contamination import EvaluationIndex, find_overlaps, ngram_hashes, wor
 from data.prepare import prepare
 from data.problem import DataError, SourceProblem
 from data.readers import read_problems
-from tests.data.test_readers_jsonl import DOCQA, OURS, write
+from tests.data.docqa import docqa
+from tests.data.test_readers_jsonl import OURS, write
 from tests.data.tokenizers import byte_tokenizer
 
 
@@ -155,14 +155,12 @@ def test_an_evaluation_set_that_is_not_there_is_refused(tmp_path):
 
 
 def test_docqa_shares_documents_between_train_and_dev_and_a_set_is_all_of_itself():
-    if not DOCQA.exists():
-        pytest.skip("../shared/data/docqa_train.jsonl is not there")
-    dev = str(Path(DOCQA).with_name("docqa_dev.jsonl"))
+    train, dev = docqa("docqa_train"), str(docqa("docqa_dev"))
     evaluated = EvaluationIndex([dev])
     itself = list(find_overlaps(read_problems(dev), evaluated))
     assert {(o.problem_id, o.part) for o in itself} >= {(p.problem_id, "document") for p in read_problems(dev)}
     assert {o.share for o in itself} == {1.0}
-    overlaps = list(find_overlaps(read_problems(DOCQA), evaluated))
+    overlaps = list(find_overlaps(read_problems(train), evaluated))
     documents = {o.problem_id: (o.eval_id, round(o.share, 2)) for o in overlaps if o.part == "document"}
     assert documents["multihoprag_excerpts-100"] == ("multihoprag_excerpts-66", 0.83)
     assert (len(documents), len(overlaps)) == (7, 12)

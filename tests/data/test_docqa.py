@@ -11,9 +11,10 @@ import data.prepare
 from data.fields import TYPE_NAMES
 from data.prepared import PROBLEMS_FILE
 from data.prompts import L1_TEMPLATE
+from data.readers import read_problems
+from tests.data.docqa import docqa
 from tests.data.tokenizers import word_tokenizer
 
-DOCQA = Path(__file__).parents[2].parent / "shared/data"
 NUM_ROWS = {"docqa_train": 703, "docqa_dev": 55}
 
 
@@ -25,11 +26,9 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module", params=NUM_ROWS)
-def docqa(request, folder) -> tuple[list[dict], bytes]:
+def rows_and_bytes(request, folder) -> tuple[list[dict], bytes]:
     """The raw rows, and what `data.prepare` makes of their file."""
-    path = DOCQA / f"{request.param}.jsonl"
-    if not path.exists():
-        pytest.skip(f"../shared/data/{path.name} is not there")
+    path = docqa(request.param)
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     assert len(rows) == NUM_ROWS[request.param]
     return rows, prepared(path, folder, request.param)
@@ -65,8 +64,8 @@ def trl_row(row: dict) -> dict:
     }
 
 
-def test_every_row_keeps_its_gold_type_and_text(docqa):
-    rows, content = docqa
+def test_every_row_keeps_its_gold_type_and_text(rows_and_bytes):
+    rows, content = rows_and_bytes
     problems = [json.loads(line) for line in content.decode().split("\n") if line]
     assert len(problems) == len(rows)
     for row, problem in zip(rows, problems, strict=True):
@@ -84,16 +83,32 @@ def test_every_row_keeps_its_gold_type_and_text(docqa):
 
 
 @pytest.mark.parametrize("twin_row", [verl_row, trl_row])
-def test_the_parquet_twin_gives_the_same_bytes(docqa, folder, twin_row):
-    rows, content = docqa
+def test_the_parquet_twin_gives_the_same_bytes(rows_and_bytes, folder, twin_row):
+    rows, content = rows_and_bytes
     twin = folder / f"{twin_row.__name__}-{len(rows)}.parquet"
     pq.write_table(pa.Table.from_pylist([twin_row(row) for row in rows]), twin)
     assert prepared(twin, folder, twin.stem) == content
 
 
-def test_plain_parquet_gives_the_same_bytes(docqa, folder):
-    rows, content = docqa
+def test_plain_parquet_gives_the_same_bytes(rows_and_bytes, folder):
+    rows, content = rows_and_bytes
     twin = folder / f"plain-{len(rows)}.parquet"
     columns = ("id", "source", "context", "question", "answer", "answer_type")
     pq.write_table(pa.Table.from_pylist([{name: row[name] for name in columns} for row in rows]), twin)
     assert prepared(twin, folder, twin.stem) == content
+
+
+def test_verl_rows_without_id_and_type_keep_document_question_and_gold(rows_and_bytes, tmp_path):
+    rows, _ = rows_and_bytes
+    bare = [
+        verl_row(row)
+        | {
+            "reward_model": {"style": "rule", "ground_truth": f"the answer is {row['answer'][0]}"},
+            "extra_info": {"index": i},
+        }
+        for i, row in enumerate(rows)
+    ]
+    pq.write_table(pa.Table.from_pylist(bare), tmp_path / "bare.parquet")
+    for row, problem in zip(rows, read_problems(tmp_path / "bare.parquet"), strict=True):
+        assert (problem.context, problem.question) == (row["context"], row["question"])
+        assert problem.answers == (row["answer"][0],)

@@ -11,7 +11,7 @@ from rewards.hybrid import RuleScorer
 from rewards.rules.choice import read_choice
 from rewards.rules.numeral import gold_number
 from rewards.rules.yesno import read_yesno
-from tests.data.test_readers_jsonl import DOCQA
+from tests.data.docqa import docqa
 
 OPTIONS = ("the text", "another", "no one")
 NUMBERS = """5|-8.99%|$2,163|8.50¢|1e6|5/2|(5)|-$5|.5|USD 5|3.2 million|+4|1,084,498|five|twenty-one|five hundred|1 1/2|½|10%
@@ -140,10 +140,8 @@ def test_one_good_answer_of_several_is_enough():
 
 
 def test_every_gold_of_docqa_is_readable_and_accepted(scorer):
-    if not DOCQA.exists():
-        pytest.skip("../shared/data/docqa_train.jsonl is not there")
     num_golds = 0
-    for problem in read_problems(DOCQA):
+    for problem in read_problems(docqa("docqa_train")):
         assert unreadable_gold(problem) is None
         scores = scorer.score([(problem, f"Therefore, the answer is {gold}") for gold in problem.answers])
         assert [score.value for score in scores] == [1.0] * len(problem.answers), problem.problem_id

@@ -256,39 +256,24 @@ def check(line: str, expected: list[str]) -> None:
         assert part in line
 
 
-@pytest.mark.parametrize("name", PLAIN)
-def test_rows_with_a_column_per_field_that_are_wrong_are_refused(tmp_path, refused, name):
-    content, expected = PLAIN[name]
-    (tmp_path / "a.jsonl").write_bytes(content)
-    check(refused(tmp_path / "a.jsonl"), expected)
+FILES = {
+    f"{kind}: {name}": (file, content, expected)
+    for kind, file, cases in (
+        ("plain", "a.jsonl", PLAIN),
+        ("bytes", "a.jsonl", BYTES),
+        ("gzip", "a.jsonl.gz", GZIP),
+        ("parquet", "a.parquet", PARQUET),
+        ("trl or longbench", "a.jsonl", TRAINER),
+    )
+    for name, (content, expected) in cases.items()
+}
 
 
-@pytest.mark.parametrize("name", BYTES)
-def test_bytes_that_are_no_json_lines_are_refused(tmp_path, refused, name):
-    content, expected = BYTES[name]
-    (tmp_path / "a.jsonl").write_bytes(content)
-    check(refused(tmp_path / "a.jsonl"), expected)
-
-
-@pytest.mark.parametrize("name", GZIP)
-def test_compressed_files_that_are_wrong_are_refused(tmp_path, refused, name):
-    content, expected = GZIP[name]
-    (tmp_path / "a.jsonl.gz").write_bytes(content)
-    check(refused(tmp_path / "a.jsonl.gz"), expected)
-
-
-@pytest.mark.parametrize("name", PARQUET)
-def test_parquet_that_is_wrong_is_refused(tmp_path, refused, name):
-    content, expected = PARQUET[name]
-    (tmp_path / "a.parquet").write_bytes(content)
-    check(refused(tmp_path / "a.parquet"), expected)
-
-
-@pytest.mark.parametrize("name", TRAINER)
-def test_trl_and_longbench_rows_that_are_wrong_are_refused(tmp_path, refused, name):
-    content, expected = TRAINER[name]
-    (tmp_path / "a.jsonl").write_bytes(content)
-    check(refused(tmp_path / "a.jsonl"), expected)
+@pytest.mark.parametrize("name", FILES)
+def test_a_malformed_file_is_refused_in_one_line(tmp_path, refused, name):
+    file, content, expected = FILES[name]
+    (tmp_path / file).write_bytes(content)
+    check(refused(tmp_path / file), expected)
 
 
 @pytest.mark.parametrize("name", FOLDER)

@@ -15,7 +15,8 @@ from data.problem import DataError, SourceProblem
 from data.prompts import PromptTemplate, render_prompt_ids
 from data.readers import read_problems
 from data.token_counts import TokenCounter
-from tests.data.test_readers_jsonl import DOCQA, OURS, write
+from tests.data.docqa import docqa
+from tests.data.test_readers_jsonl import OURS, write
 from tests.data.tokenizers import byte_tokenizer, word_tokenizer
 
 BARE = PromptTemplate("{context}|{question}")
@@ -37,11 +38,10 @@ def tokenizer_dir(tmp_path_factory) -> str:
 
 
 def test_every_docqa_row_comes_back_as_it_went_in(tmp_path):
-    if not DOCQA.exists():
-        pytest.skip("../shared/data/docqa_train.jsonl is not there")
-    manifest = prepare(read_problems(DOCQA), word_tokenizer(), tmp_path / "set", windows=[2_000, 8_000])
+    source = docqa("docqa_train")
+    manifest = prepare(read_problems(source), word_tokenizer(), tmp_path / "set", windows=[2_000, 8_000])
     prepared = load_prepared(tmp_path / "set")
-    rows = [json.loads(line) for line in DOCQA.read_text(encoding="utf-8").split("\n") if line]
+    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").split("\n") if line]
     types = {"extractive": "text", "free": "text"}
     assert len(prepared.problems) == len(rows) == manifest.num_problems == 703
     assert sum(manifest.window_counts) + manifest.num_beyond == 703

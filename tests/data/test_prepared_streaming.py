@@ -194,21 +194,18 @@ sys.exit(data.prepare.main(sys.argv[1:]))
 """
 
 
+def slow_command(folder: Path) -> tuple[list[str], Path]:
+    """A command that takes its time over 2,000 problems, and the set it writes."""
+    word_tokenizer().save_pretrained(folder / "tokenizer")
+    source = write(folder / "one.jsonl", *({**OURS, "problem_id": f"p{i}"} for i in range(2000)))
+    out = folder / "out" / "set"
+    arguments = [str(source), "--tokenizer", str(folder / "tokenizer"), "--out", str(out)]
+    return [sys.executable, "-c", STOPPED, *arguments], out
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_command_leaves_neither_files_nor_processes(tmp_path, number, code):
-    word_tokenizer().save_pretrained(tmp_path / "tokenizer")
-    source = write(tmp_path / "one.jsonl", *({**OURS, "problem_id": f"p{i}"} for i in range(2000)))
-    out = tmp_path / "out" / "set"
-    command = [
-        sys.executable,
-        "-c",
-        STOPPED,
-        str(source),
-        "--tokenizer",
-        str(tmp_path / "tokenizer"),
-        "--out",
-        str(out),
-    ]
+    command, out = slow_command(tmp_path)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout.readline() == "p0\n"
         assert [p.name.split("-")[0] for p in out.parent.iterdir() if p.name != ".token_counts"] == [".set.unfinished"]
@@ -220,19 +217,7 @@ def test_a_stopped_command_leaves_neither_files_nor_processes(tmp_path, number, 
 
 
 def test_what_a_killed_writer_left_goes_with_the_next_one_and_a_living_ones_stays(tmp_path):
-    word_tokenizer().save_pretrained(tmp_path / "tokenizer")
-    source = write(tmp_path / "one.jsonl", *({**OURS, "problem_id": f"p{i}"} for i in range(2000)))
-    out = tmp_path / "out" / "set"
-    command = [
-        sys.executable,
-        "-c",
-        STOPPED,
-        str(source),
-        "--tokenizer",
-        str(tmp_path / "tokenizer"),
-        "--out",
-        str(out),
-    ]
+    command, out = slow_command(tmp_path)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout.readline() == "p0\n"
         left = [p.name for p in out.parent.iterdir() if "unfinished" in p.name]

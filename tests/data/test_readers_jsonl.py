@@ -7,7 +7,6 @@ import pytest
 from data.problem import SourceProblem
 from data.readers import read_problems
 
-DOCQA = Path(__file__).parents[2].parent / "shared/data/docqa_train.jsonl"
 OURS = {
     "problem_id": "p1",
     "task": "lookup",
@@ -97,21 +96,3 @@ def test_the_document_may_hold_anything_and_is_not_touched(tmp_path):
     context = "  {question} </text>\r\n\u2028 {0} \x00 <|end|>\n"
     (problem,) = read_problems(write(tmp_path / "a.jsonl", {**OURS, "context": context}))
     assert problem.context == context
-
-
-def test_every_docqa_row_keeps_its_gold_type_and_text():
-    if not DOCQA.exists():
-        pytest.skip("../shared/data/docqa_train.jsonl is not there")
-    rows = [json.loads(line) for line in DOCQA.read_text(encoding="utf-8").split("\n") if line]
-    problems = list(read_problems(DOCQA))
-    assert len(problems) == len(rows) == 703
-    types = {"extractive": "text", "free": "text", "number": "number", "choice": "choice", "yesno": "yesno"}
-    for row, problem in zip(rows, problems, strict=True):
-        assert problem.problem_id == row["id"]
-        assert problem.task == row["source"]
-        assert problem.context == row["context"]
-        assert problem.question == row["question"]
-        assert list(problem.answers) == row["answer"]
-        assert problem.answer_type == types[row["answer_type"]]
-        if problem.answer_type == "choice":
-            assert problem.options[ord(row["answer"][0]) - ord("A")] == row["meta"]["option_text"]

@@ -1,13 +1,10 @@
-import json
-from pathlib import Path
+from functools import partial
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from data.golds import unreadable_gold
 from data.problem import SourceProblem
-from data.readers import read_problems
+from tests.data.reading import read_as
 
 V1 = {
     "input": "Who?",
@@ -35,15 +32,7 @@ V2 = {
 }
 
 
-def read(tmp_path: Path, *rows: dict) -> list[SourceProblem]:
-    """The rows as JSONL; the same rows as parquet must read alike."""
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    pq.write_table(pa.Table.from_pylist(list(rows)), tmp_path / "a.parquet")
-    reader = read_problems(tmp_path / "a.jsonl")
-    assert reader.source_format == "longbench"
-    problems = list(reader)
-    assert list(read_problems(tmp_path / "a.parquet")) == problems
-    return problems
+read = partial(read_as, "longbench")
 
 
 def test_a_row_of_version_1_is_read(tmp_path):

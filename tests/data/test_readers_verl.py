@@ -1,14 +1,9 @@
-import dataclasses
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
-from data.prompts import L1_PROMPT
 from data.readers import read_problems
-
-DOCQA = Path(__file__).parents[2].parent / "shared/data/docqa_train.jsonl"
 
 
 def row(document="A doc.", question="Which?", gold: object = "x", source="musique_v1", ability="doc-qa", extra=None):
@@ -100,35 +95,3 @@ def test_a_column_map_reads_renamed_columns(tmp_path):
     path = write(tmp_path / "a.parquet", renamed)
     (problem,) = read_problems(path, columns={"prompt": "messages", "data_source": "ability"})
     assert (problem.task, problem.question) == ("doc-qa", "Which?")
-
-
-def test_a_parquet_twin_of_every_docqa_row_reads_identically(tmp_path):
-    if not DOCQA.exists():
-        pytest.skip("../shared/data/docqa_train.jsonl is not there")
-    originals = list(read_problems(DOCQA))
-    twins = [
-        {
-            "data_source": p.task,
-            "prompt": [{"role": "user", "content": L1_PROMPT.render(p)}],
-            "ability": "doc-qa",
-            "reward_model": {"style": "rule", "ground_truth": list(p.answers)},
-            "extra_info": {"id": p.problem_id, "answer_type": p.answer_type},
-        }
-        for p in originals
-    ]
-    assert list(read_problems(write(tmp_path / "twin.parquet", *twins))) == originals
-
-    # The bare form carries one gold, no id and no type of its own: document, question and gold still agree.
-    for i, twin in enumerate(twins):
-        twin["extra_info"] = {"index": i}
-        twin["reward_model"] = {"style": "rule", "ground_truth": f"the answer is {originals[i].answers[0]}"}
-    bare = list(read_problems(write(tmp_path / "bare.parquet", *twins)))
-    for original, problem in zip(originals, bare, strict=True):
-        expected = dataclasses.replace(
-            original,
-            problem_id=problem.problem_id,
-            answers=original.answers[:1],
-            answer_type=problem.answer_type,
-            options=(),
-        )
-        assert problem == expected

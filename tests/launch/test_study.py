@@ -116,7 +116,6 @@ def test_the_table_has_means_intervals_and_training_time_without_evaluation(fini
     assert outcome is not None
     assert outcome.train_s == (20.0, 20.0, 20.0)
     assert outcome.reached_s == (20.0, 20.0, 20.0)
-    assert outcome.num_rollouts == 4 * 96
     assert time_to(finished.run_folder("longest", 0), 640, 0.75) is None
     text = page(finished, {"replay": outcome}, [], folder="")
     # 0.60, 0.62, 0.64: mean 0.62, s = 0.02, t(2) = 4.303: 4.303 * 0.02 / sqrt(3) = 0.0497.
@@ -136,6 +135,13 @@ def test_verdicts_say_how_far_from_the_control_and_whether_intervals_overlap(fin
     for name in ("accuracy.svg", "accuracy_over_time.svg", "policy_entropy.svg", "policy_kl_sampler.svg"):
         assert f"]({name})" in text
         assert (written.parent / name).read_text().startswith("<svg")
+
+
+def test_one_seed_has_no_interval_to_compare(finished: StudyConfig) -> None:
+    one = finished.model_copy(update={"seeds": [0]})
+    written = write_study(one, wall_s=1.0, docs=None)
+    assert written is not None
+    assert "- staged + replay: +0.50, 0.60 [0.60, 0.60]; without an interval" in written.read_text()
 
 
 def test_docs_get_the_table_between_their_marks_and_nothing_else_changes(finished: StudyConfig, tmp_path: Path) -> None:

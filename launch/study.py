@@ -47,6 +47,8 @@ class VariantSection(Section):
     """`ours`: launch.rl; `trl`: launch.study_trl."""
     overrides: list[str] = Field(default=[])
     """What differs from the TOML, each as `section.key=value`."""
+    more_seeds: list[int] = Field(default=[])
+    """Beside the study's: for a comparison that asks for narrower intervals."""
     with_base: bool = False
     """Evaluate the base model too, for the table's first line."""
     time_of: str = ""
@@ -115,6 +117,14 @@ class StudyConfig(Section):
                 )
         return self
 
+    def seeds_of(self, variant: VariantSection) -> list[int]:
+        """The seeds that a variant runs on, the study's first."""
+        return [*self.seeds, *(seed for seed in variant.more_seeds if seed not in self.seeds)]
+
+    def all_seeds(self) -> list[int]:
+        """Those of any variant, each once."""
+        return list(dict.fromkeys([*self.seeds, *(s for variant in self.variants for s in self.seeds_of(variant))]))
+
     def seed_folder(self, seed: int) -> Path:
         """Start model and data of a seed."""
         return Path(self.dir) / f"seed-{seed}"
@@ -151,16 +161,17 @@ def run(argv: Sequence[str]) -> int:
 
 def _run_parts(config: StudyConfig, *, lanes: int, threads: int) -> int:
     """Base models first, then data, SFT and the variants, every seed of one before the next."""
-    base = [_base_part(config, seed, threads) for seed in config.seeds]
+    seeds = config.all_seeds()
+    base = [_base_part(config, seed, threads) for seed in seeds]
     if code := run_lanes(base, lanes, threads):
         return code
-    for seed in config.seeds:
+    for seed in seeds:
         make_data(config, seed)
-    if code := run_lanes([_sft_part(config, seed, threads) for seed in config.seeds], lanes, threads):
+    if code := run_lanes([_sft_part(config, seed, threads) for seed in seeds], lanes, threads):
         return code
     for limited in (False, True):  # a limited one needs the time of another
         variants = [variant for variant in config.variants if bool(variant.time_of) == limited]
-        parts = [training_part(config, variant, seed, threads) for variant in variants for seed in config.seeds]
+        parts = [training_part(config, v, seed, threads) for v in variants for seed in config.seeds_of(v)]
         if code := run_lanes(parts, lanes, threads):
             return code
     return EXIT_DONE

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from launch.study import StudyConfig
+from launch.study import StudyConfig, VariantSection
 from launch.study_charts import band_chart, interval_chart
 from launch.study_curves import Curve, mean_interval, read_curve, training_seconds
 from rl.metrics import FILE, read_metrics
@@ -46,7 +46,7 @@ class Outcome:
 
 def write_study(config: StudyConfig, *, wall_s: float, docs: Path | None) -> Path | None:
     """Write study.md, its pictures and study.json into the study's folder, and into docs if given; the page, if any."""
-    outcomes = {v.name: o for v in config.variants if (o := read_outcome(config, v.name, v.title)) is not None}
+    outcomes = {v.name: o for v in config.variants if (o := read_outcome(config, v)) is not None}
     if not outcomes:
         return None
     folder = Path(config.dir)
@@ -63,16 +63,17 @@ def write_study(config: StudyConfig, *, wall_s: float, docs: Path | None) -> Pat
     return folder / "study.md"
 
 
-def read_outcome(config: StudyConfig, variant: str, title: str) -> Outcome | None:
+def read_outcome(config: StudyConfig, variant: VariantSection) -> Outcome | None:
     """A variant's finished runs; None where there is none."""
-    folders = [f for seed in config.seeds if (f := config.run_folder(variant, seed)).joinpath("summary.json").exists()]
+    runs = [config.run_folder(variant.name, seed) for seed in config.seeds_of(variant)]
+    folders = [folder for folder in runs if (folder / "summary.json").exists()]
     if not folders:
         return None
     summaries = [orjson.loads((folder / "summary.json").read_bytes()) for folder in folders]
     accuracy = {str(w): [s["accuracy"]["final"][str(w)] for s in summaries] for w in config.windows}
     last = config.windows[-2]
     return Outcome(
-        title=title,
+        title=variant.title,
         folders=tuple(folders),
         accuracy=accuracy,
         train_s=tuple(training_seconds(folder) for folder in folders),
@@ -102,16 +103,17 @@ def _table(config: StudyConfig, outcomes: Mapping[str, Outcome]) -> list[str]:
     heads = [f"<= {w}" for w in config.windows]
     heads[0] += " (SFT's)"
     heads[-1] += " (never trained)"
-    lines = ["| " + " | ".join(["", *heads, "training, s", f"{config.target:g} after, s"]) + " |"]
-    lines.append("|" + "---|" * (len(heads) + 3))
+    lines = ["| " + " | ".join(["", "seeds", *heads, "training, s", f"{config.target:g} after, s"]) + " |"]
+    lines.append("|" + "---|" * (len(heads) + 4))
     for name, title in (("base", "base"), (START, "after SFT")):
-        cells = [_shown(values) for w in config.windows if (values := _at_start(config, name, w))]
-        if cells:
-            lines.append(f"| {title} | {' | '.join(cells)} | | |")
+        starts = [values for w in config.windows if (values := _at_start(config, name, w))]
+        if starts:
+            lines.append(f"| {title} | {len(starts[0])} | {' | '.join(map(_shown, starts))} | | |")
     for outcome in outcomes.values():
         cells = [_shown(outcome.accuracy[str(w)]) for w in config.windows]
         seconds = f"{mean_interval(outcome.train_s)[0]:.0f}"
-        lines.append(f"| {outcome.title} | {' | '.join(cells)} | {seconds} | {_reached(outcome)} |")
+        num_seeds = len(outcome.folders)
+        lines.append(f"| {outcome.title} | {num_seeds} | {' | '.join(cells)} | {seconds} | {_reached(outcome)} |")
     return lines
 
 
@@ -128,7 +130,7 @@ def _reached(outcome: Outcome) -> str:
 def _at_start(config: StudyConfig, checkpoint: str, window: int) -> list[float]:
     """Accuracy before training, of each seed as the first variant that evaluated it says."""
     found = []
-    for seed in config.seeds:
+    for seed in config.all_seeds():
         for path in (config.run_folder(variant.name, seed) / "summary.json" for variant in config.variants):
             known = orjson.loads(path.read_bytes())["accuracy"].get(checkpoint) if path.exists() else None
             if known is not None:

@@ -17,6 +17,7 @@ from rl.config import RunConfig
 
 STUDIES = sorted(path for path in CONFIGS.glob("*.toml") if "[[variants]]" in path.read_text())
 WINDOWS = [96, 160, 320, 640, 800]
+SMALL = ["--windows", str(WINDOWS), "--num_facts", "[6, 12, 24, 48, 60]", "--seeds", "[0, 1, 2]"]
 
 
 def study(path: Path, *overrides: str) -> StudyConfig:
@@ -55,7 +56,7 @@ def test_every_variant_differs_from_the_others(path: Path) -> None:
     ("words", "told"),
     [
         (["--control", "absent"], "control='absent'"),
-        (["--num_facts", "[1]"], "num_facts: 1 values for 5 windows"),
+        (["--num_facts", "[1]"], "num_facts: 1 values for 6 windows"),
         (["--variants.0.time_of", "staged"], "variants.0.time_of: seen 'staged'"),
         (["--variants.0.name", "staged"], "must be different names"),
     ],
@@ -104,7 +105,7 @@ def write_run(folder: Path, final: float, *, seconds: float, reached_at: int) ->
 
 @pytest.fixture
 def finished(tmp_path: Path) -> StudyConfig:
-    config = study(CONFIGS / "study.toml", "--dir", str(tmp_path / "study"))
+    config = study(CONFIGS / "study.toml", "--dir", str(tmp_path / "study"), *SMALL)
     for seed in config.seeds:
         write_run(config.run_folder("longest", seed), 0.10 + 0.01 * seed, seconds=10.0, reached_at=9)
         write_run(config.run_folder("replay", seed), 0.60 + 0.02 * seed, seconds=5.0, reached_at=4)
@@ -112,16 +113,17 @@ def finished(tmp_path: Path) -> StudyConfig:
 
 
 def test_the_table_has_means_intervals_and_training_time_without_evaluation(finished: StudyConfig) -> None:
-    outcome = read_outcome(finished, "replay", "staged + replay")
+    replay = next(variant for variant in finished.variants if variant.name == "replay")
+    outcome = read_outcome(finished, replay)
     assert outcome is not None
     assert outcome.train_s == (20.0, 20.0, 20.0)
     assert outcome.reached_s == (20.0, 20.0, 20.0)
     assert time_to(finished.run_folder("longest", 0), 640, 0.75) is None
     text = page(finished, {"replay": outcome}, [], folder="")
     # 0.60, 0.62, 0.64: mean 0.62, s = 0.02, t(2) = 4.303: 4.303 * 0.02 / sqrt(3) = 0.0497.
-    assert "| staged + replay | 0.62 ± 0.05 |" in text
+    assert "| staged + replay | 3 | 0.62 ± 0.05 |" in text
     assert "| 20 | 20 |" in text
-    assert "| after SFT | 0.25 ± 0.00 |" in text
+    assert "| after SFT | 3 | 0.25 ± 0.00 |" in text
 
 
 def test_verdicts_say_how_far_from_the_control_and_whether_intervals_overlap(finished: StudyConfig) -> None:
@@ -142,6 +144,19 @@ def test_one_seed_has_no_interval_to_compare(finished: StudyConfig) -> None:
     written = write_study(one, wall_s=1.0, docs=None)
     assert written is not None
     assert "- staged + replay: +0.50, 0.60 [0.60, 0.60]; without an interval" in written.read_text()
+
+
+def test_a_variant_may_run_on_more_seeds_than_the_others(finished: StudyConfig) -> None:
+    replay = next(v for v in finished.variants if v.name == "replay").model_copy(update={"more_seeds": [2, 7]})
+    others = [v for v in finished.variants if v.name != "replay"]
+    more = finished.model_copy(update={"variants": [*others, replay]})
+    assert more.seeds_of(replay) == more.all_seeds() == [0, 1, 2, 7]
+    assert more.seeds_of(others[0]) == [0, 1, 2]
+    write_run(more.run_folder("replay", 7), 0.74, seconds=5.0, reached_at=4)
+    outcome = read_outcome(more, replay)
+    assert outcome is not None
+    assert outcome.accuracy["640"] == [0.60, 0.62, 0.64, 0.74]
+    assert "| staged + replay | 4 | 0.65 ± " in page(more, {"replay": outcome}, [], folder="")
 
 
 def test_docs_get_the_table_between_their_marks_and_nothing_else_changes(finished: StudyConfig, tmp_path: Path) -> None:

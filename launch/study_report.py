@@ -35,6 +35,7 @@ class Outcome:
     """One variant's finished runs, a value a seed in each list."""
 
     title: str
+    seeds: tuple[int, ...]
     folders: tuple[Path, ...]
     accuracy: Mapping[str, list[float]]
     """By window's upper bound: greedy accuracy at the end."""
@@ -65,8 +66,9 @@ def write_study(config: StudyConfig, *, wall_s: float, docs: Path | None) -> Pat
 
 def read_outcome(config: StudyConfig, variant: VariantSection) -> Outcome | None:
     """A variant's finished runs; None where there is none."""
-    runs = [config.run_folder(variant.name, seed) for seed in config.seeds_of(variant)]
-    folders = [folder for folder in runs if (folder / "summary.json").exists()]
+    runs = {seed: config.run_folder(variant.name, seed) for seed in config.seeds_of(variant)}
+    done = {seed: folder for seed, folder in runs.items() if (folder / "summary.json").exists()}
+    folders = list(done.values())
     if not folders:
         return None
     summaries = [orjson.loads((folder / "summary.json").read_bytes()) for folder in folders]
@@ -74,6 +76,7 @@ def read_outcome(config: StudyConfig, variant: VariantSection) -> Outcome | None
     last = config.windows[-2]
     return Outcome(
         title=variant.title,
+        seeds=tuple(done),
         folders=tuple(folders),
         accuracy=accuracy,
         train_s=tuple(training_seconds(folder) for folder in folders),
@@ -140,7 +143,7 @@ def _at_start(config: StudyConfig, checkpoint: str, window: int) -> list[float]:
 
 
 def verdicts(config: StudyConfig, outcomes: Mapping[str, Outcome]) -> list[str]:
-    """What each variant's last trained window is above the control's, seed by seed, and whether the intervals overlap."""
+    """What each variant's last trained window is above the control's: mean against mean, and seed by seed."""
     last = str(config.windows[-2])
     control = outcomes.get(config.control)
     if control is None:
@@ -153,9 +156,19 @@ def verdicts(config: StudyConfig, outcomes: Mapping[str, Outcome]) -> list[str]:
         other, other_low, other_high = mean_interval(outcome.accuracy[last])
         lines.append(
             f"- {outcome.title}: {other - mean:+.2f}, {other:.2f} [{other_low:.2f}, {other_high:.2f}]; "
-            f"{_overlap((low, high), (other_low, other_high))}"
+            f"{_overlap((low, high), (other_low, other_high))}{_paired(control, outcome, last)}"
         )
     return lines
+
+
+def _paired(control: Outcome, other: Outcome, window: str) -> str:
+    """The mean difference on the seeds that both ran, which share start model and problems."""
+    ours, theirs = (dict(zip(o.seeds, o.accuracy[window], strict=True)) for o in (other, control))
+    differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    if len(differences) < 2:
+        return ""
+    mean, low, high = mean_interval(differences)
+    return f"; seed by seed {mean:+.2f} [{low:+.2f}, {high:+.2f}] on {len(differences)} seeds"
 
 
 def _overlap(one: tuple[float, float], other: tuple[float, float]) -> str:
@@ -214,6 +227,7 @@ def _figures(config: StudyConfig, outcomes: Mapping[str, Outcome], wall_s: float
         "variants": {
             name: {
                 "title": outcome.title,
+                "seeds": list(outcome.seeds),
                 "accuracy": dict(outcome.accuracy),
                 "train_s": list(outcome.train_s),
                 "target": config.target,

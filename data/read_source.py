@@ -1,9 +1,10 @@
-"""Opens what a user names: a file, a folder of shards, a folder that `datasets` saved, or a dataset on the Hub.
+"""Opens what a user names: a file, a folder of shards, a folder that `datasets` saved, or a dataset on a hub.
 
 What a file is, is told by its content: parquet by its first bytes (or its name, so that a damaged one is
 called so), anything else is JSON Lines. A folder that `save_to_disk` wrote lists its own files; of any
 other folder the files named *.jsonl, *.ndjson, *.parquet, *.jsonl.gz and *.ndjson.gz are read in the order
-of their names, no deeper. `@split` chooses one split of a folder or dataset that has several.
+of their names, no deeper. `@split` chooses one split of a folder or dataset that has several. `owner/name` is a
+dataset on the Hugging Face Hub, streamed; `modelscope:owner/name` one on ModelScope, downloaded and read as a folder.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from data.problem import DataError
 from data.read_arrow import ArrowRows, ParquetRows
 from data.read_hub import HubRows, parsed_hub_id
 from data.read_jsonl import JsonlRows
+from data.read_modelscope import downloaded, is_modelscope
 
 _SHARD_NAMES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".parquet")
 _SPLIT_IN_NAME = re.compile(r"(?:^|[-_.])(train|validation|valid|val|dev|test)(?=[-_.])")
@@ -70,7 +72,11 @@ def opened(source: str | Path) -> Rows:
 
     Raises:
         DataError: there is no such thing, a folder holds no data, or a split is to be named or does not exist.
+        ModelScopeMissing: an id of ModelScope, whose client is not installed.
     """
+    if is_modelscope(str(source)):
+        name, _, chosen = str(source).partition("@")
+        return _folder(downloaded(name, "dataset"), chosen or None)
     path = Path(source)
     if path.is_file():
         return _file(path)

@@ -16,6 +16,7 @@ from pydantic import Field
 from launch.cli import ConfigError, load_config, main
 from rl.config import Section
 from rl.judge_process import JudgeProcess, JudgeSettings, is_cpu_build
+from rl.model_source import local_model
 
 CHECK_S = 0.5
 
@@ -24,7 +25,7 @@ class JudgeConfig(Section):
     """A judge: any instruction-tuned model that vLLM can serve."""
 
     model: str = ""
-    """Folder or hub id in Hugging Face form."""
+    """Folder or hub id in Hugging Face form, or a ModelScope id as in modelscope:owner/name."""
     name: str = "judge"
     """What its clients call the model."""
     port: int = Field(default=8100, ge=0, le=65535)
@@ -58,6 +59,7 @@ def run(argv: Sequence[str]) -> int:
 
     Raises:
         ConfigError: no model is named.
+        ModelScopeMissing, DataError: as `local_model`.
         JudgeUnusable, EngineMissing, JudgeFailed: as `JudgeProcess`.
     """
     config = load_config(JudgeConfig, argv, prog="python -m launch.judge").config
@@ -65,7 +67,12 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError("model: empty; it is needed: python -m launch.judge --model FOLDER")
     devices = config.devices or ("" if is_cpu_build() else "0")
     log = config.log or str(Path(tempfile.mkdtemp(prefix="longreach-judge-")) / "judge.log")
-    settings = JudgeSettings(**config.model_dump(exclude={"devices", "log"}), devices=devices, log=log)
+    settings = JudgeSettings(
+        **config.model_dump(exclude={"model", "devices", "log"}),
+        model=local_model(config.model),
+        devices=devices,
+        log=log,
+    )
     process = JudgeProcess(settings)
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

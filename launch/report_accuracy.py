@@ -94,12 +94,16 @@ def accuracy_changes(record: RunRecord, bounds: Sequence[str]) -> dict[str, Chan
 
 def accuracy_chart(record: RunRecord, bounds: Sequence[str]) -> Chart:
     """Every checkpoint's greedy accuracy over the windows, those beyond the trained lengths shaded."""
-    limit = trained_up_to(record)
+    return accuracy_curves([(e.checkpoint, e) for e in record.evaluations], bounds, trained_up_to(record))
+
+
+def accuracy_curves(evaluations: Sequence[tuple[str, Evaluation]], bounds: Sequence[str], limit: int = 0) -> Chart:
+    """Greedy accuracy over the windows of each (label, evaluation); those beyond `limit` prompt tokens (0: none) shaded."""
     beyond = [i for i, b in enumerate(bounds) if limit and int(b) > limit]
     series, intervals = [], []
-    for evaluation in record.evaluations:
+    for label, evaluation in evaluations:
         windows = [evaluation.windows.get(b) for b in bounds]
-        series.append(Series(label=evaluation.checkpoint, values=tuple(w.greedy if w else None for w in windows)))
+        series.append(Series(label=label, values=tuple(w.greedy if w else None for w in windows)))
         intervals.append([wilson(w.greedy, w.num) if w and w.num else None for w in windows])
     return category_chart(
         "Accuracy by prompt length",

@@ -5,17 +5,27 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from launch.report_items import ResultFile, read_result_files
+from launch.report_rollouts import MAX_ROLLOUTS, Rollouts, read_run_rollouts
 from rl.metrics import read_metrics
-from rl.rollout_log import read_rollouts, rollout_files
 from rl.run_folder import Evaluation, WindowAccuracy, read_config, read_evaluations
 
-MAX_ROLLOUTS_A_STEP = 4
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alarm:
+    """Something that the run complained about."""
+
+    step: int | None
+    """None: unknown."""
+    name: str
+    message: str
+    raised: bool
+    """False: cleared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +45,11 @@ class RunRecord:
     """By step; a window's `num` is 0 where only summary.json knows the accuracy."""
     summary: Mapping[str, Any]
     """Empty for a run that has not ended."""
-    rollouts: tuple[Mapping[str, Any], ...]
-    """A few rows of a few steps."""
+    alarms: tuple[Alarm, ...]
+    """In the order they came."""
+    rollouts: Rollouts
+    results: tuple[ResultFile, ...]
+    """Results of launch.eval that lie in the folder."""
     missing: tuple[str, ...]
     """What the folder lacks and what that means, one sentence each."""
 
@@ -52,8 +65,8 @@ class RunRecord:
         return int(self.rows[-1]["step"]) if self.rows else 0
 
 
-def read_run(run_dir: Path) -> RunRecord:
-    """Read whatever is there. A file that cannot be read counts as missing and is named.
+def read_run(run_dir: Path, max_rollouts: int = MAX_ROLLOUTS) -> RunRecord:
+    """Read whatever is there, of the rollouts at most so many. A file that cannot be read counts as missing and is named.
 
     Raises:
         FileNotFoundError: no such folder, or nothing in it that a run writes.
@@ -65,8 +78,8 @@ def read_run(run_dir: Path) -> RunRecord:
     rows = read_metrics(run_dir / "metrics.jsonl")
     summary = _summary(run_dir, missing)
     evaluations = _evaluations(run_dir, summary, missing)
-    rollouts = _rollouts(run_dir, missing)
-    if not (config or rows or summary or evaluations or rollouts):
+    rollouts = read_run_rollouts(run_dir, max_rollouts, missing)
+    if not (config or rows or summary or evaluations or rollouts.rows):
         raise FileNotFoundError(f"{run_dir}: holds no run (no config.toml, no metrics.jsonl); give a run's folder")
     if not rows:
         missing.append("metrics.jsonl has no rows: no step has ended, so there are no curves.")
@@ -79,7 +92,9 @@ def read_run(run_dir: Path) -> RunRecord:
         rows=tuple(rows),
         evaluations=tuple(evaluations),
         summary=summary,
-        rollouts=tuple(rollouts),
+        alarms=tuple(_alarms(run_dir, summary, missing)),
+        rollouts=rollouts,
+        results=tuple(read_result_files(run_dir, missing)),
         missing=tuple(missing),
     )
 
@@ -131,31 +146,28 @@ def _evaluations(run_dir: Path, summary: Mapping[str, Any], missing: list[str]) 
     return found
 
 
-def _rollouts(run_dir: Path, missing: list[str]) -> list[dict[str, Any]]:
-    files = rollout_files(run_dir)
-    if not files:
-        missing.append("rollouts/ is missing or empty: no responses can be shown.")
-    chosen = sorted({0, len(files) // 2, len(files) - 1}) if files else []
-    rows: list[dict[str, Any]] = []
-    for index in chosen:
-        try:
-            rows += _telling(read_rollouts(files[index][1]))
-        except ValueError as error:
-            missing.append(f"{error}.")
-    return rows
-
-
-def _telling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The best and the worst answer to one problem that was answered both ways, one unknown, one cut off."""
-    groups = [list(group) for _, group in groupby(rows, key=lambda row: row["problem_id"])]
-    picked: list[dict[str, Any]] = []
-    for group in groups:
-        scored = sorted((row for row in group if row["score"] is not None), key=lambda row: -row["score"])
-        if scored and scored[0]["score"] > scored[-1]["score"]:
-            picked = [scored[0], scored[-1]]
-            break
-    picked = picked or rows[:1]
-    kinds = (lambda row: row["score_status"] != "ok", lambda row: row["finish_reason"] == "length")
-    for is_kind in kinds:
-        picked += [row for row in rows if is_kind(row) and row not in picked][:1]
-    return picked[:MAX_ROLLOUTS_A_STEP]
+def _alarms(run_dir: Path, summary: Mapping[str, Any], missing: list[str]) -> list[Alarm]:
+    """alarms.jsonl, else the summary's list; a line that is not a whole object is counted and named."""
+    path = run_dir / "alarms.jsonl"
+    told: list[Any] = []
+    if path.is_file():
+        for line in path.read_bytes().splitlines():
+            try:
+                told.append(orjson.loads(line))
+            except orjson.JSONDecodeError:
+                told.append(None)
+    elif isinstance(listed := summary.get("alarms"), list):
+        told = listed
+    alarms = [
+        Alarm(
+            step=step if isinstance(step := one.get("step"), int) else None,
+            name=str(one.get("name", "alarm")),
+            message=str(one.get("message", "")),
+            raised=one.get("raised") is not False,
+        )
+        for one in told
+        if isinstance(one, dict)
+    ]
+    if lost := len(told) - len(alarms):
+        missing.append(f"alarms.jsonl: {lost} of {len(told)} lines cannot be read.")
+    return alarms

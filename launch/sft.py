@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch.cli import ConfigError, load_config, main
 from launch.sft_config import SftConfig
+from rl.model_source import local_model
 
 SUMMARY = "sft.json"
 """Written beside the model; only a folder that holds one is ever replaced."""
@@ -32,7 +33,7 @@ def train_sft(config: SftConfig) -> dict[str, Any]:
     """Trains and saves; returns what sft.json holds.
 
     Raises:
-        DataError: unusable rows.
+        DataError: unusable rows, or a ModelScope id that cannot be downloaded.
         ConfigError: no model at model.path, or it does not fit its tokenizer.
     """
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -44,7 +45,8 @@ def train_sft(config: SftConfig) -> dict[str, Any]:
     started = time.monotonic()
     torch.set_num_threads(config.train.threads or len(os.sched_getaffinity(0)))
     set_seed(config.train.seed)
-    tokenizer = _load_tokenizer(config)
+    path = local_model(config.model.path)
+    tokenizer = _load_tokenizer(path)
     rows = read_sft_rows(tokenizer, config.data)
     print(
         f"sft: {len(rows.prompts)} rows; dropped {rows.num_long_prompts} with prompts above "
@@ -52,7 +54,7 @@ def train_sft(config: SftConfig) -> dict[str, Any]:
         f"{config.data.max_response_tokens}",
         flush=True,
     )
-    trainer = _trainer(config, _load_model(config, tokenizer), tokenizer, rows)
+    trainer = _trainer(config, _load_model(path, tokenizer), tokenizer, rows)
     trainer.train()
     summary = {
         "config": config.model_dump(mode="json"),
@@ -68,23 +70,22 @@ def train_sft(config: SftConfig) -> dict[str, Any]:
     return summary
 
 
-def _load_tokenizer(config: SftConfig) -> PreTrainedTokenizerBase:
+def _load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.model.path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise _unloadable(config.model.path, error) from error
+        raise _unloadable(path, error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def _load_model(config: SftConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def _load_model(path: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    path = config.model.path
     try:
         # float32 whatever it computes in: at a rate of 5e-6 an update is far below bfloat16's spacing and would vanish.
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=False)

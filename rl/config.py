@@ -278,6 +278,58 @@ class TrackingSection(Section):
     """Mirror metrics to Weights & Biases; metrics.jsonl is written whatever this says."""
     project: str = "longreach"
     """W&B project."""
+    entity: str = ""
+    """W&B user or team that owns the project; empty: your account's default."""
+    group: str = ""
+    """W&B group, for runs that are looked at together; empty: none."""
+    sample_every: int = Field(default=10, ge=0)
+    """Steps between two W&B tables of eight of the step's answers; 0: no table."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files, to run.dir/tensorboard."""
+
+
+AlarmName = Literal[
+    "entropy_collapse",
+    "entropy_explosion",
+    "sampler_mismatch",
+    "reward_without_accuracy",
+    "dead_groups",
+    "invalid_scores",
+    "truncated_answers",
+    "skipped_updates",
+]
+
+
+class HealthSection(Section):
+    patience: int = Field(default=5, ge=1)
+    """Steps in a row past its bound after which an alarm is raised, and steps in a row well inside it after which it is
+    cleared; also the steps whose mean is a figure's start."""
+    clear_margin: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """How far inside its bound, as a share of it, a figure must be for its alarm to be cleared."""
+    entropy_min: float = Field(default=0.0, ge=0.0)
+    """entropy_collapse: policy/entropy below this many nats; 0: only entropy_min_frac counts."""
+    entropy_min_frac: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """entropy_collapse: policy/entropy below this share of the run's start."""
+    entropy_max_frac: float = Field(default=4.0, gt=1.0)
+    """entropy_explosion: policy/entropy above this many times the run's start."""
+    max_kl_sampler: float = Field(default=0.01, gt=0.0)
+    """sampler_mismatch: policy/kl_sampler above this many nats a token."""
+    reward_rise: float = Field(default=0.05, gt=0.0)
+    """reward_without_accuracy: in the last stage, reward/mean rose by this much over the last accuracy_evaluations ..."""
+    accuracy_rise: float = Field(default=0.0, ge=0.0)
+    """... while the greedy accuracy in the same window rose by no more than this."""
+    accuracy_evaluations: int = Field(default=3, ge=2)
+    """Evaluations over which the two are compared; evaluation.every_steps makes them."""
+    max_dead_frac: float = Field(default=0.95, gt=0.0, le=1.0)
+    """dead_groups: curriculum/dead_group_frac above this."""
+    max_invalid_frac: float = Field(default=0.1, ge=0.0, le=1.0)
+    """invalid_scores: reward/invalid_frac above this; reward.max_invalid_frac is where the run ends."""
+    max_truncated_frac: float = Field(default=0.5, gt=0.0, le=1.0)
+    """truncated_answers: rollout/truncated_frac above this ..."""
+    truncated_rise: float = Field(default=0.2, gt=0.0, le=1.0)
+    """... or this far above the stage's start."""
+    stop_on: list[AlarmName] = Field(default_factory=list)
+    """Alarms that end the run, after a checkpoint, with exit 2; empty: none does."""
 
 
 class RunConfig(Section):
@@ -293,6 +345,7 @@ class RunConfig(Section):
     reward: RewardSection = RewardSection()
     evaluation: EvaluationSection = EvaluationSection()
     tracking: TrackingSection = TrackingSection()
+    health: HealthSection = HealthSection()
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from rl.alarms import PREFIX
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -19,6 +21,9 @@ class StepDisplay(Protocol):
 
     def show(self, row: Mapping[str, Any]) -> None: ...
 
+    def tell(self, line: str) -> None:
+        """Something that happened in the row shown last."""
+
     def close(self) -> None: ...
 
 
@@ -31,6 +36,10 @@ class PlainLines:
     def show(self, row: Mapping[str, Any]) -> None:
         """Print the step's line."""
         print(step_line(row, self._stages), flush=True)
+
+    def tell(self, line: str) -> None:
+        """Print it."""
+        print(line, flush=True)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -61,6 +70,10 @@ class LiveProgress:
         self._progress.update(
             self._task, completed=row["step"], where=_where(row, self._stages), numbers="  ".join(_numbers(row))
         )
+
+    def tell(self, line: str) -> None:
+        """Print it above the bar."""
+        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the last state on the screen."""
@@ -111,6 +124,8 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
         numbers.append("JUDGE DOWN (breaker open)")
     if row.get("judge/canary_alarm"):
         numbers.append("JUDGE UNSOUND (wrong about known answers, abstains)")
+    if raised := [name.removeprefix(PREFIX) for name, value in row.items() if name.startswith(PREFIX) and value]:
+        numbers.append(f"ALARM {', '.join(raised)}")
     return numbers
 
 

@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from data.columns import columns_of
 from data.problem import Problem
@@ -29,6 +29,43 @@ class Generator(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Ask:
+    """One problem put to a model under one way of decoding."""
+
+    problem: Problem
+    window: int
+    """Upper bound of the problem's window, in prompt tokens."""
+    decoding: Decoding
+    seeds: tuple[int, ...]
+    """One per sample; a greedy answer has one too, which changes nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingLimits:
+    """How answers are drawn."""
+
+    max_response_tokens: int
+    temperature: float
+    """Of sampled answers; greedy ones have 0."""
+    top_p: float = 1.0
+    top_k: int = -1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """What one sample came to."""
+
+    text: str
+    """The response; empty where there is none."""
+    num_response_tokens: int | None
+    """None: unknown."""
+    finish_reason: FinishReason | None
+    """None where there is no response."""
+    failure: str = ""
+    """Why there is no response, in one line; empty where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluatedItem:
     """One answer to one held-out problem."""
 
@@ -37,9 +74,13 @@ class EvaluatedItem:
     window: int
     """Upper bound of the problem's window, in prompt tokens."""
     decoding: Decoding
+    sample: int
+    """0 .. samples - 1 among the answers to this problem under this decoding."""
     num_prompt_tokens: int
-    num_response_tokens: int
-    finish_reason: FinishReason
+    num_response_tokens: int | None
+    """None: unknown."""
+    finish_reason: FinishReason | None
+    """None where there is no response."""
     response: str
     score: Score
 
@@ -54,17 +95,20 @@ class Accuracy:
     """Mean credit over a set of items, all of them in the denominator."""
 
     num_problems: int
+    num_items: int
+    """Answers: problems times samples."""
     num_invalid: int
     """Items without a valid score; each counts as 0 in `mean`."""
     num_truncated: int
     """Responses that hit the output limit."""
     mean: float
-    """In [0, 1]."""
+    """In [0, 1]: over problems, of the mean over a problem's samples (avg@k)."""
     low: float
-    """Lower end of the 95 % Wilson interval of `mean`."""
+    """Lower end of the 95 % Wilson interval of `mean`, with the problems as trials."""
     high: float
     """Upper end."""
-    mean_response_tokens: float
+    mean_response_tokens: float | None
+    """Over the answers whose length is known; None where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,30 +153,11 @@ class EvaluationResult:
                 figures = self.accuracy(decoding, window=window)
                 key = f"{prefix}/{decoding}/{'all' if window is None else window}"
                 flat[f"{key}/accuracy"] = figures.mean
-                flat[f"{key}/invalid_frac"] = figures.num_invalid / figures.num_problems
-                flat[f"{key}/truncated_frac"] = figures.num_truncated / figures.num_problems
-                flat[f"{key}/mean_response_tokens"] = figures.mean_response_tokens
+                flat[f"{key}/invalid_frac"] = figures.num_invalid / figures.num_items
+                flat[f"{key}/truncated_frac"] = figures.num_truncated / figures.num_items
+                if figures.mean_response_tokens is not None:
+                    flat[f"{key}/mean_response_tokens"] = figures.mean_response_tokens
         return flat
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The items as plain values, for JSON lines or parquet."""
-        return [
-            {
-                "problem_id": item.problem_id,
-                "task": item.task,
-                "window": item.window,
-                "decoding": item.decoding,
-                "value": item.score.value,
-                "status": item.score.status,
-                "source": item.score.source,
-                "answer": item.score.answer,
-                "num_prompt_tokens": item.num_prompt_tokens,
-                "num_response_tokens": item.num_response_tokens,
-                "finish_reason": item.finish_reason,
-                "response": item.response,
-            }
-            for item in self.items
-        ]
 
 
 def evaluate(
@@ -161,67 +186,105 @@ def evaluate(
         RuntimeError: the engine or the scorer returned another number of results than it was asked for.
     """
     items: list[EvaluatedItem] = []
+    limits = SamplingLimits(max_response_tokens=max_response_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
     for window in sorted(problems_by_window):
         chosen = choose_problems(problems_by_window[window], problems_per_window, seed=seed)
-        asked: list[tuple[Problem, Decoding]] = []
-        requests: list[SampleRequest] = []
-        for problem in chosen:
-            prompt = tuple(prompt_ids(problem))  # both requests share it, so that a prefix cache fills it once
-            seeds = (problem_seed(seed, problem.problem_id),)
-            asked.append((problem, "greedy"))
-            requests.append(
-                SampleRequest(
-                    prompt_token_ids=prompt, seeds=seeds, max_response_tokens=max_response_tokens, temperature=0.0
-                )
-            )
-            if sampled:
-                asked.append((problem, "sampled"))
-                requests.append(
-                    SampleRequest(
-                        prompt_token_ids=prompt,
-                        seeds=seeds,
-                        max_response_tokens=max_response_tokens,
-                        temperature=temperature,
-                        top_p=top_p,
-                        top_k=top_k,
-                    )
-                )
-        items += _answered(engine, scorer, window, asked, requests)
+        asks = [ask for problem in chosen for ask in asks_about(problem, window, num_samples=int(sampled), seed=seed)]
+        items += scored(asks, engine_replies(engine, asks, prompt_ids, limits), scorer)
     return EvaluationResult(items=tuple(items))
 
 
-def _answered(
-    engine: Generator,
-    scorer: Scorer,
-    window: int,
-    asked: Sequence[tuple[Problem, Decoding]],
-    requests: Sequence[SampleRequest],
-) -> list[EvaluatedItem]:
-    if not requests:
-        return []
-    answered = engine.generate(requests)
-    if [len(completions) for completions in answered] != [1] * len(requests):
-        raise RuntimeError(
-            f"evaluation, window {window}: {len(requests)} requests of one sample, {len(answered)} answers"
+def asks_about(problem: Problem, window: int, *, greedy: bool = True, num_samples: int, seed: int) -> list[Ask]:
+    """What is asked about one problem: greedily once, then `num_samples` answers (0: none) in one request."""
+    asks = []
+    if greedy:
+        asks.append(
+            Ask(problem=problem, window=window, decoding="greedy", seeds=(problem_seed(seed, problem.problem_id),))
         )
-    completions = [one for (one,) in answered]
-    scores = scorer.score([(problem, c.text) for (problem, _), c in zip(asked, completions, strict=True)])
-    if len(scores) != len(asked):
-        raise RuntimeError(f"evaluation, window {window}: {len(asked)} responses, {len(scores)} scores")
+    if num_samples:
+        seeds = tuple(problem_seed(seed, problem.problem_id, sample=i) for i in range(num_samples))
+        asks.append(Ask(problem=problem, window=window, decoding="sampled", seeds=seeds))
+    return asks
+
+
+def engine_replies(
+    engine: Generator,
+    asks: Sequence[Ask],
+    prompt_ids: Callable[[Problem], Sequence[int]],
+    limits: SamplingLimits,
+) -> list[list[Reply]]:
+    """An engine's replies, one a sample.
+
+    Raises:
+        RuntimeError: the engine returned another number of results than it was asked for.
+    """
+    if not asks:
+        return []
+    prompts: dict[str, tuple[int, ...]] = {}  # the asks of a problem share it, so that a prefix cache fills it once
+    for ask in asks:
+        if ask.problem.problem_id not in prompts:
+            prompts[ask.problem.problem_id] = tuple(prompt_ids(ask.problem))
+    answered = engine.generate([_request(ask, prompts[ask.problem.problem_id], limits) for ask in asks])
+    if [len(completions) for completions in answered] != [len(ask.seeds) for ask in asks]:
+        raise RuntimeError(
+            f"evaluation: {sum(len(ask.seeds) for ask in asks)} samples in {len(asks)} requests were asked for, "
+            f"{sum(map(len, answered))} in {len(answered)} came back"
+        )
+    return [
+        [Reply(text=c.text, num_response_tokens=len(c.token_ids), finish_reason=c.finish_reason) for c in completions]
+        for completions in answered
+    ]
+
+
+def _request(ask: Ask, prompt: tuple[int, ...], limits: SamplingLimits) -> SampleRequest:
+    if ask.decoding == "greedy":
+        return SampleRequest(
+            prompt_token_ids=prompt,
+            seeds=ask.seeds,
+            max_response_tokens=limits.max_response_tokens,
+            temperature=0.0,
+        )
+    return SampleRequest(
+        prompt_token_ids=prompt,
+        seeds=ask.seeds,
+        max_response_tokens=limits.max_response_tokens,
+        temperature=limits.temperature,
+        top_p=limits.top_p,
+        top_k=limits.top_k,
+    )
+
+
+def scored(asks: Sequence[Ask], replies: Sequence[Sequence[Reply]], scorer: Scorer) -> list[EvaluatedItem]:
+    """Every reply as an item, in order: scored, or `infra_error` where there is no response.
+
+    Raises:
+        RuntimeError: the scorer returned another number of results than it was asked for.
+    """
+    samples = [(ask, i, reply) for ask, own in zip(asks, replies, strict=True) for i, reply in enumerate(own)]
+    responses = [(ask.problem, reply.text) for ask, _, reply in samples if not reply.failure]
+    scores = scorer.score(responses) if responses else []
+    if len(scores) != len(responses):
+        raise RuntimeError(f"evaluation: {len(responses)} responses, {len(scores)} scores")
+    following = iter(scores)
     return [
         EvaluatedItem(
-            problem_id=problem.problem_id,
-            task=problem.task,
-            window=window,
-            decoding=decoding,
-            num_prompt_tokens=problem.num_prompt_tokens,
-            num_response_tokens=len(completion.token_ids),
-            finish_reason=completion.finish_reason,
-            response=completion.text,
-            score=score,
+            problem_id=ask.problem.problem_id,
+            task=ask.problem.task,
+            window=ask.window,
+            decoding=ask.decoding,
+            sample=i,
+            num_prompt_tokens=ask.problem.num_prompt_tokens,
+            num_response_tokens=reply.num_response_tokens,
+            finish_reason=reply.finish_reason,
+            response=reply.text,
+            score=_no_response(reply) if reply.failure else next(following),
         )
-        for (problem, decoding), completion, score in zip(asked, completions, scores, strict=True)
+        for ask, i, reply in samples
     ]
+
+
+def _no_response(reply: Reply) -> Score:
+    return Score(value=None, status="infra_error", source="rule", answer=None, reason=f"no response: {reply.failure}")
 
 
 def choose_problems(problems: Sequence[Problem], count: int, *, seed: int) -> tuple[Problem, ...]:
@@ -234,26 +297,43 @@ def choose_problems(problems: Sequence[Problem], count: int, *, seed: int) -> tu
     return tuple(problems[i] for i in order[:count])
 
 
-def problem_seed(seed: int, problem_id: str) -> int:
-    """An evaluation seed in [0, 2^31) for one problem."""
-    digest = hashlib.blake2b(f"evaluation\0{seed}\0{problem_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 33
+def problem_seed(seed: int, problem_id: str, *, sample: int = 0) -> int:
+    """An evaluation seed in [0, 2^31) for one sample of one problem."""
+    own = f"evaluation\0{seed}\0{problem_id}" + (f"\0{sample}" if sample else "")
+    return int.from_bytes(hashlib.blake2b(own.encode(), digest_size=8).digest(), "big") >> 33
 
 
 def summarize(items: Sequence[EvaluatedItem]) -> Accuracy:
     """The figures of a non-empty set of items."""
-    num = len(items)
-    mean = sum(item.credit for item in items) / num
-    low, high = wilson_interval(mean, num)
+    credits: dict[str, list[float]] = {}
+    for item in items:
+        credits.setdefault(item.problem_id, []).append(item.credit)
+    mean = sum(sum(own) / len(own) for own in credits.values()) / len(credits)
+    low, high = wilson_interval(mean, len(credits))
+    lengths = [item.num_response_tokens for item in items if item.num_response_tokens is not None]
     return Accuracy(
-        num_problems=num,
+        num_problems=len(credits),
+        num_items=len(items),
         num_invalid=sum(item.score.value is None for item in items),
         num_truncated=sum(item.finish_reason == "length" for item in items),
         mean=mean,
         low=low,
         high=high,
-        mean_response_tokens=sum(item.num_response_tokens for item in items) / num,
+        mean_response_tokens=sum(lengths) / len(lengths) if lengths else None,
     )
+
+
+def pass_at_k(num: int, num_right: int, k: int) -> float:
+    """1 - C(n - c, k) / C(n, k): the chance that k of n answers, c of them right, hold a right one.
+
+    Unbiased for independent answers (arXiv 2107.03374, eq. 1).
+
+    Raises:
+        ValueError: unless 1 <= k <= n and 0 <= c <= n.
+    """
+    if not (1 <= k <= num and 0 <= num_right <= num):
+        raise ValueError(f"pass@{k}: needs 1 <= k <= n and 0 <= c <= n, got n = {num}, c = {num_right}")
+    return 1 - math.comb(num - num_right, k) / math.comb(num, k)
 
 
 def wilson_interval(mean: float, num: int, z: float = 1.96) -> tuple[float, float]:

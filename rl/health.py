@@ -1,4 +1,4 @@
-"""What ends a run on purpose: scores that stay unknown, and a request to stop."""
+"""What ends a run on purpose: scores that stay unknown, a request to stop, an alarm that is to end it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ class Preempted(RuntimeError):
     """SIGTERM came; everything is on disk and `--resume auto` goes on from there."""
 
     exit_code = 75
+
+
+class StoppedByAlarm(RuntimeError):
+    """An alarm of health.stop_on is raised; a checkpoint is on disk.
+
+    2, not 75: whoever starts preempted runs again must not go on training a sick one. The settings have to change first.
+    """
+
+    exit_code = 2
 
 
 @dataclass

@@ -23,12 +23,15 @@ from data.prompts import Cut, PromptTemplate, find_cut, render_prompt_ids
 from data.stored_problems import CutProblems, ProblemSequence, SelectedProblems
 from rewards.service import ScorerConfig, build_scorer, require_module
 from rl.config import RewardSection, RunConfig
-from rl.judge_process import JudgeProcess, JudgeSettings
+from rl.judge_process import JudgeProcess, JudgeSettings, is_cpu_build
 from rl.rollout.choose import engine_name
 from rl.run_folder import SAFE_NAME
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+MAX_VLLM_LORA_RANK = 512
+"""The largest rank that vLLM has kernels for."""
 
 
 class InputError(ValueError):
@@ -82,7 +85,7 @@ def load_inputs(config: RunConfig) -> Inputs:
     """
     from rl.learner.policy import refuse_inexact
 
-    engine_name(config.rollout)
+    _check_adapter(config)
     _check_scorer(config.reward)
     _check_run_dir(config.run.dir)
     tokenizer, model_config = load_tokenizer(config.model.path), load_model_config(config.model.path)
@@ -177,6 +180,23 @@ def _check_checkpoint(name: str, path: str) -> None:
     _require_safetensors(path, key=key)
 
 
+def _check_adapter(config: RunConfig) -> None:
+    """Refuse adapters that vLLM would refuse when it starts."""
+    rank = config.learner.lora_rank
+    if engine_name(config.rollout) != "vllm" or not rank:
+        return
+    if rank > MAX_VLLM_LORA_RANK:
+        raise InputError(
+            f"learner.lora_rank: {rank} > {MAX_VLLM_LORA_RANK}, the largest rank that vLLM samples with; lower it, or set "
+            "rollout.engine to 'transformers'"
+        )
+    if config.model.dtype == "float32" and not is_cpu_build():
+        raise InputError(
+            "model.dtype: vLLM's LoRA kernels on CUDA do not take 'float32'; set 'bfloat16', learner.lora_rank=0, or "
+            "rollout.engine to 'transformers'"
+        )
+
+
 def _check_scorer(section: RewardSection) -> None:
     if section.judge_path:
         JudgeProcess(JudgeSettings(model=section.judge_path, log=os.devnull))
@@ -194,6 +214,11 @@ def _check_scorer(section: RewardSection) -> None:
 
 
 def _check_run_dir(path: str) -> None:
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not Path(path).is_absolute():
+        raise InputError(
+            f"run.dir: {path!r} is relative, and a Ray job's current folder goes with the job; name a folder on a volume that "
+            "outlives it, or submit with python -m launch.job"
+        )
     folder = Path(path).absolute()
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     if not existing.is_dir():

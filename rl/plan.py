@@ -11,8 +11,11 @@ from curricula.stage import StagePlan, num_outside_windows, plan_stages
 from rl.config import RunConfig
 from rl.inputs import Inputs
 from rl.learner.budget import GroupMemory, ModelShape, StateMemory, head_chunk_tokens
+from rl.rollout.budget import BATCH_TOKENS, GIB, LARGE_BATCH_TOKENS, LARGE_GPU_GIB, EngineMemory
+from rl.rollout.choose import engine_name
 
-GIB = 1024**3
+CONTEXT_GIB = 0.6
+"""Assumed for what CUDA and its libraries take in each process on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +139,79 @@ def memory_lines(memory: MemoryEstimate, config: RunConfig) -> list[str]:
     ]
 
 
-def describe_plan(inputs: Inputs, config: RunConfig) -> str:
-    """The stage plan as lines of text."""
+def estimate_engine(memory: MemoryEstimate, config: RunConfig, *, gpu_gib: float | None = None) -> EngineMemory:
+    """Of a rollout engine, for the model that the learner's estimate is of."""
+    rollout = config.rollout
+    is_large = gpu_gib is not None and gpu_gib >= LARGE_GPU_GIB
+    return EngineMemory(
+        shape=memory.group.shape,
+        num_parameters=memory.num_parameters,
+        num_adapter=memory.num_trained if config.learner.lora_rank else 0,
+        tensor_parallel=1 if config.model.device == "cpu" else rollout.tensor_parallel,
+        max_num_seqs=rollout.max_num_seqs,
+        batch_tokens=LARGE_BATCH_TOKENS if is_large else BATCH_TOKENS,
+    )
+
+
+def engine_lines(engine: EngineMemory, inputs: Inputs, config: RunConfig, *, gpu_gib: float | None) -> list[str]:
+    """The engine's memory as text: how many of the longest sequences it holds, and a warning where it holds none."""
+    rollout, longest = config.rollout, inputs.max_model_len
+    last = inputs.stages[-1]
+    group_tokens = last.high + config.curriculum.group_size * last.max_response_tokens
+    if config.model.device == "cpu":
+        tokens = int(rollout.kv_cache_gib * GIB) // engine.token_bytes
+        told = f"rollout engine, estimated: kv_cache_gib {rollout.kv_cache_gib:g} holds the keys and values of {tokens} tokens"
+        way_out = "raise rollout.kv_cache_gib"
+    else:
+        each = f" on each of its {engine.tensor_parallel} GPUs" if engine.tensor_parallel > 1 else ""
+        told = (
+            f"rollout engine{each}, estimated: weights {engine.weight_bytes / GIB:.2f} GiB + working memory "
+            f"{engine.working_bytes / GIB:.2f} GiB + keys and values {engine.token_bytes * longest / GIB:.2f} GiB for the longest "
+            f"sequence, {engine.token_bytes * group_tokens / GIB:.2f} GiB for a group of {config.curriculum.group_size}"
+        )
+        if gpu_gib is None:
+            return [f"{told}; --gpu-gib says how many fit"]
+        share = rollout.gpu_memory_frac * gpu_gib
+        tokens = engine.cache_tokens(share * GIB)
+        told += f"; gpu_memory_frac {rollout.gpu_memory_frac:g} of {gpu_gib:g} GiB holds {tokens} tokens"
+        way_out = "raise rollout.gpu_memory_frac or rollout.tensor_parallel"
+    lines = [f"{told}: {tokens // longest} longest sequences ({longest} tokens), {tokens // group_tokens} groups"]
+    if tokens < longest:
+        lines.append(
+            f"warning: no sequence of {longest} tokens fits the rollout engine; {way_out}, or shorten the stages"
+        )
+    return lines
+
+
+def gpu_lines(memory: MemoryEstimate, config: RunConfig, *, gpu_gib: float) -> list[str]:
+    """What the processes of one GPU take together, the learner's with the engine's where they share it; a warning where it is too much."""
+    learner, rollout, reward = config.learner, config.rollout, config.reward
+    shares = {"rollout engine": rollout.gpu_memory_frac * gpu_gib}
+    if reward.judge_path:
+        shares["judge"] = reward.judge_gpu_memory_frac * gpu_gib
+    of_learner = {"learner": memory.total_bytes / GIB}
+    gpus = [of_learner | shares] if learner.colocate else [of_learner, shares]
+    lines = []
+    for parts in gpus:
+        total = sum(parts.values()) + CONTEXT_GIB * len(parts)
+        told = " + ".join(f"{name} {gib:.1f}" for name, gib in parts.items())
+        line = f"a GPU of {gpu_gib:g} GiB: {told} + processes {CONTEXT_GIB * len(parts):.1f} = {total:.1f} GiB"
+        if total > gpu_gib:
+            line = (
+                f"warning: {line}, more than it has; lower rollout.gpu_memory_frac, raise learner.processes and "
+                'learner.sequence_parallel, set learner.grad_accumulation="sharded" or learner.offload_optimizer=true, or train '
+                "adapters (learner.lora_rank)"
+            )
+        lines.append(line)
+    return lines
+
+
+def describe_plan(inputs: Inputs, config: RunConfig, *, gpu_gib: float | None = None) -> str:
+    """The stage plan as lines of text.
+
+    Args:
+        gpu_gib: memory of each GPU; None: not known, so nothing is said about what fits.
+    """
     per_step = config.curriculum.problems_per_step
     lines = [
         f"model {config.model.path}: {inputs.model_config.model_type}, longest sequence {inputs.max_model_len} tokens"
@@ -162,7 +236,13 @@ def describe_plan(inputs: Inputs, config: RunConfig) -> str:
         lines.append(
             f"evaluation window <= {high}: {min(len(problems), config.evaluation.problems_per_window)} problems"
         )
-    lines += memory_lines(estimate_memory(inputs, config), config)
+    memory = estimate_memory(inputs, config)
+    lines += memory_lines(memory, config)
+    if engine_name(config.rollout) == "vllm":
+        engine = estimate_engine(memory, config, gpu_gib=gpu_gib)
+        lines += engine_lines(engine, inputs, config, gpu_gib=gpu_gib)
+    if gpu_gib is not None and config.model.device != "cpu":
+        lines += gpu_lines(memory, config, gpu_gib=gpu_gib)
     return "\n".join(lines)
 
 

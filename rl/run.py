@@ -23,16 +23,17 @@ from curricula.surplus import SurplusBuffer
 from data.prompts import opens_thinking
 from rl.advantage import group_advantages
 from rl.aepo import EntropyGate
+from rl.alarms import ADVICE, Alarms
 from rl.checkpoint import Found, find_latest, load_state, remove_leftovers, save_checkpoint
 from rl.cluster import Cluster
 from rl.config import RunConfig
 from rl.group_state import group_from_dict, group_to_dict
-from rl.health import Health, Preempted
-from rl.held_out import evaluate_last_window, evaluate_windows
+from rl.health import Health, Preempted, StoppedByAlarm
+from rl.held_out import evaluate_last_window, evaluate_windows, last_window_metric
 from rl.inputs import InputError, Inputs
 from rl.learner.step import Learner
 from rl.learner_group import LearnerGroup
-from rl.metrics import MetricsLog
+from rl.metrics import ALARMS_FILE, MetricsLog, read_alarms
 from rl.rollout.collect import Collected, Sampling
 from rl.rollout.weights import sync_weights
 from rl.rollout_log import drop_rollouts_after, write_rollouts
@@ -64,6 +65,7 @@ class Run:
     curriculum: StagedCurriculum
     surplus: SurplusBuffer[RolloutGroup]
     gate: EntropyGate
+    alarms: Alarms
     log: MetricsLog
     health: Health = field(default_factory=Health)
     step: int = 0
@@ -152,22 +154,31 @@ class Run:
 
         Raises:
             Preempted: a SIGTERM came during the step; the checkpoint is written.
+            StoppedByAlarm: an alarm of health.stop_on is raised; the checkpoint is written.
         """
         self.step += 1
         trained = [(group, _per_rollout(group, a)) for group, a in zip(batch.groups, advantages, strict=True)]
-        write_rollouts(self.folder, self.step, trained, batch.untrained)
+        rollouts = write_rollouts(self.folder, self.step, trained, batch.untrained)
         stage_ended = self.curriculum.stage is not stage
         metrics |= self._evaluation_due(stage)
         seconds = time.monotonic() - started
         num_tokens = sum(len(g.prompt_token_ids) + sum(len(r.token_ids) for r in g.rollouts) for g in batch.groups)
-        self.log.log(self.step, metrics | {"time/step_s": seconds, "perf/tokens_per_s": num_tokens / seconds})
+        alarms = self.alarms.observe(self.step, metrics)
+        metrics |= {"time/step_s": seconds, "perf/tokens_per_s": num_tokens / seconds}
+        self.log.log(self.step, metrics | self.alarms.metrics(), alarms=alarms, rollouts=rollouts)
         max_invalid = self.config.reward.max_invalid_frac
         self.health.observe(batch.invalid_frac, max_invalid_frac=max_invalid, reason=batch.invalid_reason)
         stopping = self.health.stop_requested.is_set()
-        if stage_ended or stopping or self.step % self.config.run.checkpoint_every == 0:
+        fatal = [name for name in self.alarms.raised if name in self.config.health.stop_on]
+        if stage_ended or stopping or fatal or self.step % self.config.run.checkpoint_every == 0:
             self.checkpoint(protect=stage_ended)
         if stopping:
             raise Preempted(f"stopped by SIGTERM after step {self.step}; the same command with --resume auto goes on")
+        if fatal:
+            raise StoppedByAlarm(
+                f"health.stop_on: {fatal[0]} is raised after step {self.step} ({ADVICE[fatal[0]]}); change the settings, or take "
+                "it out of health.stop_on, and go on with --resume auto"
+            )
 
     def checkpoint(self, *, protect: bool) -> Path:
         """Write checkpoints/step-<step>."""
@@ -197,6 +208,7 @@ class Run:
             "surplus": [[group_to_dict(group), born] for group, born in self.surplus],
             "negatives_masked": self.gate.is_closed,
             "failed_rounds": self.health.failed_rounds,
+            "alarms": self.alarms.state_dict(),
             "wall_s": self.wall_s + time.monotonic() - self.opened_at,
             "tracker_run_id": self.log.run_id,
         }
@@ -212,6 +224,7 @@ class Run:
         self.step, self.wall_s = state["step"], state["wall_s"]
         self.gate.is_closed = state["negatives_masked"]
         self.health.failed_rounds = state["failed_rounds"]
+        self.alarms.load_state_dict(state["alarms"])
         self.sync(version=self.step)
 
     def finish(self) -> None:
@@ -231,6 +244,7 @@ class Run:
             versions=installed_versions(),
             num_problems=self.inputs.num_train_by_window,
             evaluations=read_evaluations(self.folder),
+            alarms=read_alarms(self.folder / ALARMS_FILE),
         )
 
 
@@ -266,6 +280,7 @@ def open_run(config: RunConfig, inputs: Inputs, *, resume: bool) -> Iterator[Run
             curriculum=curriculum,
             surplus=SurplusBuffer(max_age=config.curriculum.max_surplus_age),
             gate=EntropyGate.between(config.learner.aepo_entropy_low, config.learner.aepo_entropy_high),
+            alarms=Alarms(config.health, last_stage=len(inputs.stages) - 1, accuracy_metric=last_window_metric(inputs)),
             log=log,
         )
         try:

@@ -2,6 +2,7 @@
 
     runs/NAME/config.toml                 the resolved configuration, and [meta]: versions, git commit
     runs/NAME/metrics.jsonl               rl/metrics.py
+    runs/NAME/alarms.jsonl                the same; every alarm raised or cleared
     runs/NAME/rollouts/step-000012.parquet    rl/rollout_log.py
     runs/NAME/checkpoints/step-000020/    rl/checkpoint.py
     runs/NAME/evaluations/sft.json        accuracy of one checkpoint in every window
@@ -18,7 +19,7 @@ import platform
 import re
 import subprocess
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -186,11 +187,13 @@ def write_summary(
     versions: Mapping[str, str],
     num_problems: Mapping[str, int],
     evaluations: list[Evaluation],
+    alarms: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write summary.json, the run's result.
 
     `num_problems` counts training problems by window's upper bound. `accuracy` and `accuracy_sampled` map checkpoint
     to window's upper bound (text) to the share correct; a checkpoint without sampled answers is absent from the second.
+    `alarms` are the rows of alarms.jsonl.
     """
     greedy = {e.checkpoint: {bound: w.greedy for bound, w in e.windows.items()} for e in evaluations}
     sampled = {
@@ -206,6 +209,7 @@ def write_summary(
         "versions": dict(versions),
         "seed": seed,
         "commit": commit,
+        "alarms": list(alarms),
     }
     path = run_dir / "summary.json"
     write_file(path, orjson.dumps(summary, option=orjson.OPT_INDENT_2))

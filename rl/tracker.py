@@ -1,43 +1,51 @@
-"""The mirror of metrics.jsonl in Weights & Biases; one warning when it fails, and training goes on without it."""
+"""Mirrors of metrics.jsonl for people to look at; one warning when one fails, and training goes on without it."""
 
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from rl.config import TrackingSection
-from rl.run_folder import write_file
-
 log = logging.getLogger(__name__)
 
-ID_FILE = "wandb_run_id"
+FAILURES: tuple[type[Exception], ...] = (
+    ImportError, OSError, RuntimeError, ValueError, TypeError, AttributeError, KeyError,
+)  # fmt: skip
+"""What a tracker is seen to raise for a lost service, a full disk, a refused login or a value it cannot store."""
 
 
-class TrackerRun(Protocol):
-    """The part of a `wandb.Run` that the mirror uses."""
+class TrackedRun(Protocol):
+    """One run in a tracker."""
 
-    def log(self, data: dict[str, Any]) -> None: ...
+    def log(self, row: Mapping[str, Any], rollouts: Path | None) -> None:
+        """Take a step's row (its `step` among the names, nothing null) and where the step's rollouts lie."""
 
-    def finish(self) -> None: ...
+    def finish(self) -> None:
+        """The run ended."""
 
 
 class Tracker:
     """Rows go to a tracker until it fails once."""
 
-    def __init__(self, run: TrackerRun | None, run_id: str, failures: tuple[type[Exception], ...]) -> None:
-        self.run_id = run_id
-        self._run = run
+    def __init__(
+        self, name: str, open_run: Callable[[], TrackedRun], failures: tuple[type[Exception], ...] = FAILURES
+    ) -> None:
+        """`open_run` may fail with one of `failures` as everything later may."""
+        self._name = name
         self._failures = failures
+        self._run: TrackedRun | None = None
+        try:
+            self._run = open_run()
+        except failures as error:
+            self._give_up(error)
 
-    def log(self, row: Mapping[str, Any]) -> None:
+    def log(self, row: Mapping[str, Any], rollouts: Path | None = None) -> None:
         """Mirror one row; what is null there is absent here."""
         if self._run is None:
             return
         try:
-            self._run.log({name: value for name, value in row.items() if value is not None})
+            self._run.log({name: value for name, value in row.items() if value is not None}, rollouts)
         except self._failures as error:
             self._give_up(error)
 
@@ -52,49 +60,8 @@ class Tracker:
 
     def _give_up(self, error: Exception) -> None:
         self._run = None
-        _warn(error)
-
-
-def open_tracker(
-    run_dir: Path, tracking: TrackingSection, config: Mapping[str, Any], run_id: str | None
-) -> Tracker | None:
-    """Start or resume the run's mirror; None when tracking is off.
-
-    The run id comes from the checkpoint, else from the run's folder, else it is new; it is stored in the folder, so
-    that a run killed before its first checkpoint keeps its id too. Offline files lie under the run's folder for
-    `wandb sync`.
-    """
-    if tracking.wandb == "off":
-        return None
-    id_path = run_dir / ID_FILE
-    stored = id_path.read_text().strip() if id_path.exists() else ""
-    run_id = run_id or stored or secrets.token_hex(4)
-    if run_id != stored:
-        write_file(id_path, run_id.encode())
-    try:
-        import wandb
-    except ImportError as error:
-        _warn(error)
-        return Tracker(None, run_id, ())
-    # what wandb is seen to raise for a lost service, a full disk, a refused login or a value it cannot store
-    failures = (wandb.Error, OSError, RuntimeError, ValueError, TypeError, AttributeError, KeyError)
-    try:
-        run = wandb.init(
-            project=tracking.project,
-            name=Path(run_dir).name,
-            id=run_id,
-            mode=tracking.wandb,
-            dir=str(run_dir),
-            config=dict(config),
-            resume="allow",
-        )
-        run.define_metric("*", step_metric="step")
-    except failures as error:
-        _warn(error)
-        return Tracker(None, run_id, ())
-    return Tracker(run, run_id, failures)
-
-
-def _warn(error: Exception) -> None:
-    reason = " ".join(str(error).split())[:300]
-    log.warning("W&B stopped (%s: %s); training goes on, metrics.jsonl has everything", type(error).__name__, reason)
+        reason = " ".join(str(error).split())[:300]
+        log.warning(
+            "%s stopped (%s: %s); training goes on, metrics.jsonl has everything",
+            self._name, type(error).__name__, reason,
+        )  # fmt: skip

@@ -13,8 +13,8 @@ from rl.rollout.collect import collect_groups
 from rl.run import Run
 
 
-def train(run: Run) -> None:
-    """Run every remaining step of every stage.
+def train(run: Run, *, num_stages: int) -> None:
+    """Run every remaining step of the first num_stages stages.
 
     Raises:
         ScoringUnavailable: too many rollouts stayed without a valid score for too many steps.
@@ -22,7 +22,7 @@ def train(run: Run) -> None:
         RuntimeError: the two sides of a weight sync disagree.
     """
     run.evaluate_start_models()
-    while (stage := run.curriculum.stage) is not None:
+    while (stage := run.curriculum.stage) is not None and stage.index < num_stages:
         step, started = run.step + 1, time.monotonic()
 
         batch = collect_groups(run.sampling(step, stage), run.curriculum, run.surplus)

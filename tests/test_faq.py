@@ -32,7 +32,9 @@ def test_the_keys_and_metrics_it_names_exist() -> None:
     assert metrics
     assert metrics <= set(GLOSSARY)
     sections = {name: field.annotation for name, field in RunConfig.model_fields.items()}
-    keys = set(re.findall(r"`(?:--)?((?:model|data|run|rollout|learner|reward|evaluation)\.[a-z_]+)(?: = [^`]+)?`", FAQ))
+    keys = set(
+        re.findall(r"`(?:--)?((?:model|data|run|rollout|learner|reward|evaluation)\.[a-z_]+)(?: = [^`]+)?`", FAQ)
+    )
     assert keys
     for key in keys:
         section, name = key.split(".")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -13,15 +14,17 @@ from data.prepare import prepare
 from data.prepared import load_prepared
 from data.problem import DataError, SourceProblem
 from launch.cli import exit_code
-from launch.eval import EvalConfig, by_window, run, table, unreliable
+from launch.eval import run, unreliable
+from launch.eval_config import EvalConfig
+from launch.eval_figures import SuiteItem
+from launch.eval_suites import Suite, fitted, load_suites
 from rewards.types import Score
-from rl.evaluate import EvaluatedItem, EvaluationResult
+from rl.evaluate import EvaluatedItem
 
 TEMPLATE = "{% for m in messages %}<user>{{ m['content'] }}<end>{% endfor %}<assistant>"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+def write_model(folder: Path) -> str:
     """A byte-level tokenizer and a two-layer Llama of width 64."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -39,10 +42,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         vocab_size=len(alphabet), hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=1024, eos_token_id=0, bos_token_id=None,
     )  # fmt: skip
-    folder = tmp_path_factory.mktemp("model")
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def problem(number: int, context: str, answer: str = "Ada") -> SourceProblem:
+    return SourceProblem(
+        problem_id=f"p{number}", task="t", context=context, question="Who?", answers=(answer,), answer_type="text"
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +63,7 @@ def suite(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Two short problems, and one whose prompt is beyond the set's last window."""
     from transformers import AutoTokenizer
 
-    problems = [
-        SourceProblem(
-            problem_id=f"p{i}", task="t", context=context, question="Who?", answers=("Ada",), answer_type="text"
-        )
-        for i, context in enumerate(["Ada.", "It was Ada.", "Ada. " * 40])
-    ]
+    problems = [problem(i, context) for i, context in enumerate(["Ada.", "It was Ada.", "Ada. " * 40])]
     folder = tmp_path_factory.mktemp("sets") / "suite"
     prepare(problems, AutoTokenizer.from_pretrained(model), folder, windows=(300,))
     return str(folder)
@@ -66,11 +74,15 @@ def evaluate_to(out: Path, model: str, suite: str, *words: str) -> int:
     return exit_code(run, ["--model", model, "--suite", suite, "--out", str(out), *few, *words])
 
 
+def read(path: Path) -> Any:
+    return orjson.loads(path.read_bytes())
+
+
 def test_every_problem_is_answered_greedily_and_sampled_and_written(
     model: str, suite: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate_to(tmp_path / "new" / "first.json", model, suite) == 0
-    first = orjson.loads((tmp_path / "new" / "first.json").read_bytes())
+    first = read(tmp_path / "new" / "first.json")
     longest = max(p.num_prompt_tokens for p in load_prepared(suite).problems)
     assert longest > 300
     asked = [(item["problem_id"], item["decoding"], item["window"]) for item in first["items"]]
@@ -79,21 +91,24 @@ def test_every_problem_is_answered_greedily_and_sampled_and_written(
         for name in ("p0", "p1", "p2")
         for decoding in ("greedy", "sampled")
     ]
-    assert first["metrics"]["eval/greedy/all/accuracy"] == 0.0  # random weights know nobody
+    [whole] = [one for one in first["figures"] if one["decoding"] == "greedy" and one["window"] is None]
+    assert (whole["accuracy"], whole["num_problems"], whole["num_invalid"]) == (0.0, 3, 0)  # random weights know nobody
     assert len(capsys.readouterr().out.splitlines()) == 1 + 2 * 3  # a heading; per decoding two windows and all
 
     assert evaluate_to(tmp_path / "second.json", model, suite) == 0
-    assert orjson.loads((tmp_path / "second.json").read_bytes())["items"] == first["items"]
+    assert read(tmp_path / "second.json")["items"] == first["items"]
 
 
 def test_without_the_document_the_model_sees_none_and_the_file_names_what_it_answers(
     model: str, suite: str, tmp_path: Path
 ) -> None:
-    for without_document, seen in ((True, {""}), (False, {"Ada.", "It was Ada.", "Ada. " * 40})):
-        config = EvalConfig(model=model, suite=suite, without_document=without_document)
-        windows = by_window(load_prepared(suite), config)
-        assert {p.context for problems in windows.values() for p in problems} == seen
-        assert len(windows) == 2  # by the length with the document, either way
+    [loaded] = load(suite)
+    whole = [p for problems in loaded.chosen(None, seed=0).values() for p in problems]
+    asked = fitted(loaded, whole, None, max_prompt_tokens=None, without_document=True)
+    assert ({p.context for p in whole}, {fit.problem.context for fit in asked}) == (
+        {"Ada.", "It was Ada.", "Ada. " * 40},
+        {""},
+    )
 
     out = tmp_path / "out.json"
     assert evaluate_to(out, model, suite, "--without_document", "true") == 0
@@ -124,11 +139,19 @@ def test_a_file_of_answers_with_the_document_is_no_list_of_what_needs_none(
     [
         (["--windows", "10,300"], "holds no problem in the windows ending at [10]"),
         (["--windows", "300,200"], "must be positive token counts, each above the one before"),
-        (["--suite", "absent"], "absent: no prepared set there"),
+        (
+            ["--suite", "hotpot"],
+            "hotpot: no such file; give the path of a data file or folder, or a Hub id as owner/name; did you mean 'hotpotqa'?",
+        ),
+        (
+            ["--suite", "hotpotqa", "--suite_dir", "."],
+            "holds no hotpotqa.jsonl, hotpotqa.parquet or folder hotpotqa; put it there",
+        ),
         (["--model", "absent"], "no tokenizer at 'absent'"),
         (["--max_response_tokens", "1000"], "max_position_embeddings 1024 <"),
         (["--judge_model", "m"], "judge_url, judge_model: judge model 'm' has no judge url"),
-        (["--out", "."], "out: . is a folder; name a file"),
+        (["--model_name", "m"], "model_name: seen 'm' with model"),
+        (["--greedy", "false", "--sampled", "false"], "both are off; leave one on"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_in_one_line(
@@ -149,33 +172,60 @@ def test_vllm_that_is_not_installed_is_the_machines_lack(
     assert capsys.readouterr().err.startswith("error: engine: 'vllm' is not installed here; install longreach[gpu]")
 
 
-def test_the_windows_of_the_suite_gain_one_for_what_lies_beyond(suite: str) -> None:
-    prepared = load_prepared(suite)
-    windows = by_window(prepared, EvalConfig(model="m", suite=suite))
-    assert {high: len(problems) for high, problems in windows.items()} == {
-        300: 2,
-        max(p.num_prompt_tokens for p in prepared.problems): 1,
-    }
-    assert list(by_window(prepared, EvalConfig(model="m", suite=suite, windows=[300]))) == [300]
+def load(suite: str, windows: tuple[int, ...] = ()) -> list[Suite]:
+    def no_tokenizer() -> Any:
+        raise AssertionError("a prepared set's prompts are counted already")
+
+    return load_suites([suite], suite_dir="", windows=windows, tokenizer=no_tokenizer, max_prompt_tokens=None)
 
 
-def item(value: float | None, task: str = "a") -> EvaluatedItem:
+def test_the_windows_of_a_prepared_set_gain_one_for_what_lies_beyond(suite: str) -> None:
+    [loaded] = load(suite)
+    longest = max(p.num_prompt_tokens for p in load_prepared(suite).problems)
+    assert {high: len(problems) for high, problems in loaded.windows.items()} == {300: 2, longest: 1}
+    assert list(load(suite, windows=(300,))[0].windows) == [300]
+
+
+def item(value: float | None, failed: bool = False) -> SuiteItem:
     status = "ok" if value is not None else "infra_error"
-    return EvaluatedItem(
-        problem_id="p", task=task, window=100, decoding="greedy", num_prompt_tokens=90, num_response_tokens=10,
-        finish_reason="stop", response="r", score=Score(value=value, status=status, source="judge", answer="r"),
+    evaluated = EvaluatedItem(
+        problem_id="p", task="a", window=100, decoding="greedy", sample=0, num_prompt_tokens=90,
+        num_response_tokens=10, finish_reason=None if failed else "stop", response="r",
+        score=Score(value=value, status=status, source="judge", answer="r"),
     )  # fmt: skip
+    return SuiteItem(suite="s", num_cut_tokens=0, lenient=value, item=evaluated)
 
 
 def test_figures_without_enough_valid_scores_are_called_unreliable() -> None:
-    config = EvalConfig(model="m", suite="s", max_invalid_frac=0.25, judge_url="http://judge")
-    three_of_four = EvaluationResult(items=(item(1.0), item(0.0), item(1.0), item(None)))
-    assert unreliable(three_of_four, config) == ""
-    two_of_four = EvaluationResult(items=(item(1.0), item(0.0), item(None), item(None)))
-    assert unreliable(two_of_four, config).startswith("2 of 4 answers have no valid score, over max_invalid_frac 0.25")
+    config = EvalConfig(model="m", suite=["s"], max_invalid_frac=0.25, judge_url="http://judge")
+    assert unreliable([item(1.0), item(0.0), item(1.0), item(None)], config) == ""
+    half = [item(1.0), item(0.0), item(None), item(None)]
+    assert unreliable(half, config).startswith("2 of 4 answers have no valid score, over max_invalid_frac 0.25")
+    assert "check the judge at http://judge" in unreliable(half, config)
+    assert "check the model at m" in unreliable([item(None, failed=True)], config)
 
 
-def test_the_table_shows_tasks_where_there_are_several() -> None:
-    lines = table(EvaluationResult(items=(item(1.0), item(0.0, task="b")))).splitlines()
-    assert [line.split()[1] for line in lines[2:]] == ["all", "a", "b"]
-    assert lines[2].split()[2:4] == ["2", "0.500"]
+def test_the_runs_own_evaluation_and_the_command_tell_the_same_accuracies(tmp_path: Path) -> None:
+    from rewards.hybrid import RuleScorer
+    from rl.config import RunConfig
+    from rl.held_out import evaluate_windows
+    from rl.inputs import load_inputs
+    from rl.rollout.transformers_engine import TransformersEngine
+    from tests.rl.tiny_run import write_inputs
+
+    config = RunConfig.model_validate(write_inputs(tmp_path))
+    inputs = load_inputs(config)
+    engine = TransformersEngine(config.model.path, dtype="float32", max_model_len=inputs.max_model_len, threads=1)
+    scorer = RuleScorer(require_closed_think=True)
+    evaluate_windows(engine, scorer, config, inputs, folder=tmp_path, name="sft", step=0)
+    told = read(tmp_path / "evaluations" / "sft.json")["windows"]
+    assert {told["24"]["num"], told["48"]["num"]} == {10}
+
+    decoding = ["--temperature", str(config.rollout.temperature), "--top_p", str(config.rollout.top_p)]
+    out, words = tmp_path / "eval.json", ["--windows", "24,48", "--problems_per_window", "10", *decoding]
+    assert evaluate_to(out, config.model.path, config.data.test, *words, "--max_response_tokens", "10") == 0
+    figures = {(one["decoding"], one["window"]): one["accuracy"] for one in read(out)["figures"]}
+    assert {key: value for key, value in figures.items() if key[1]} == {
+        (decoding, int(window)): told[window][decoding] for decoding in ("greedy", "sampled") for window in told
+    }
+    assert 0 < figures["greedy", None] < 1

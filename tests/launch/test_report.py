@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,10 +20,13 @@ pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 from data.problem import Problem
 from launch.charts import BOTTOM, TOP, Band, Series, area_chart, category_chart, line_chart
 from launch.cli import ConfigError
-from launch.report import duration, headline, shortened, visible, write_report
+from launch.report import write_report
 from launch.report_accuracy import change_between, wilson
+from launch.report_facts import headline
+from launch.report_page import TEMPLATES, duration, json_block, shortened, visible
+from launch.report_rollouts import NO_ROLLOUTS
 from launch.report_stages import trained_up_to
-from launch.run_record import RunRecord, read_run
+from launch.run_record import Alarm, RunRecord, read_run
 from rewards.types import Score
 from rl.config import RunConfig, TrackingSection
 from rl.metrics import MetricsLog
@@ -80,83 +85,18 @@ XSS = (
     "<marquee onstart=alert(1)>",
 )
 ALLOWED_TAGS = frozenset(
-    [
-        "html",
-        "head",
-        "meta",
-        "title",
-        "style",
-        "body",
-        "header",
-        "p",
-        "b",
-        "span",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "dl",
-        "div",
-        "dt",
-        "dd",
-        "section",
-        "ul",
-        "li",
-        "figure",
-        "figcaption",
-        "i",
-        "svg",
-        "rect",
-        "text",
-        "line",
-        "g",
-        "polyline",
-        "polygon",
-        "circle",
-        "table",
-        "thead",
-        "tbody",
-        "tfoot",
-        "tr",
-        "th",
-        "td",
-        "small",
-        "details",
-        "summary",
-        "pre",
-        "footer",
-    ]
+    "html head meta title style script body header p b span h1 h2 h3 h4 dl div dt dd section ul li figure figcaption i svg rect "
+    "text line g polyline polygon circle table caption thead tbody tfoot tr th td small details summary pre footer "
+    "form label input select button datalist noscript".split()
 )
 ALLOWED_ATTRIBUTES = frozenset(
-    [
-        "class",
-        "lang",
-        "charset",
-        "http-equiv",
-        "content",
-        "name",
-        "scope",
-        "viewbox",
-        "role",
-        "aria-label",
-        "x",
-        "y",
-        "width",
-        "height",
-        "x1",
-        "x2",
-        "y1",
-        "y2",
-        "cx",
-        "cy",
-        "r",
-        "points",
-    ]
+    "class lang charset http-equiv content name scope viewbox role aria-label x y width height x1 x2 y1 y2 cx cy r points "
+    "id type placeholder autocomplete spellcheck list hidden".split()
 )
 
 
 class _Page(HTMLParser):
-    """Collects a page's tags, attributes and text; character references resolved as a browser would."""
+    """Collects a page's tags, attributes and shown text; character references resolved as a browser would."""
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -171,7 +111,8 @@ class _Page(HTMLParser):
         self.attributes += [(name, value or "") for name, value in attrs]
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.cdata_elem is None:  # neither script nor style
+            self.text += data
 
 
 def rollout_group(number: int, responses: Sequence[tuple[str, float | None]], **fields: Any) -> RolloutGroup:
@@ -350,6 +291,19 @@ def test_every_piece_may_be_missing(tmp_path: Path) -> None:
     assert "1 step: mean reward in training went from 0.25 to 0.25; not yet evaluated" in text_of(write_report(alone))
 
 
+def test_alarms_are_told_and_a_line_that_was_cut_is_counted(tmp_path: Path) -> None:
+    write_run(tmp_path, num_steps=3)
+    assert read_run(tmp_path).alarms == ()
+    raised = {"step": 2, "name": "dead_groups", "message": "dead_groups: 0.97, bound 0.95", "raised": True}
+    cleared = {"step": 3, "name": "dead_groups", "message": "dead_groups cleared", "raised": False}
+    lines = orjson.dumps(raised) + b"\n" + orjson.dumps(cleared) + b'\n{"step": 3, "na'
+    (tmp_path / "alarms.jsonl").write_bytes(lines)
+    assert read_run(tmp_path).alarms == (Alarm(**raised), Alarm(**cleared))
+    told = text_of(write_report(tmp_path))
+    for part in ("2dead_groupsraised", "3dead_groupscleared", "alarms1", "alarms.jsonl: 1 of 3 lines cannot be read"):
+        assert part in told, part
+
+
 def test_files_that_cannot_be_read_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:
     write_run(tmp_path, num_steps=3)
     (tmp_path / "config.toml").write_text("[run\n")
@@ -374,16 +328,26 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def assert_inert(page: str) -> _Page:
-    """Nothing in a page but the template's own tags and attributes, and no reference to anything outside."""
+    """Nothing in a page but the template's own tags and attributes, its one script, and no reference to anything outside."""
     parsed = _Page(page)
     assert set(parsed.tags) <= ALLOWED_TAGS, set(parsed.tags) - ALLOWED_TAGS
     names = {name for name, _ in parsed.attributes}
     assert names <= ALLOWED_ATTRIBUTES, names - ALLOWED_ATTRIBUTES
     assert not any("://" in value or "javascript:" in value.lower() for _, value in parsed.attributes)
-    policies = [value for name, value in parsed.attributes if name == "content" and "default-src" in value]
-    assert policies == [
-        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-    ]
+    [policy] = [value for name, value in parsed.attributes if name == "content" and "default-src" in value]
+    assert re.fullmatch(
+        r"default-src 'none'; script-src 'sha256-[\w+/=]{44}'; style-src 'sha256-[\w+/=]{44}'; base-uri 'none'; "
+        r"form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+        policy,
+    )
+    blocks = re.findall(r"<script([^>]*)>(.*?)</script>", page, re.DOTALL)
+    kinds = [kind for kind, _ in blocks]
+    assert kinds in ([], [' type="application/json" id="rollout-data"', ""])
+    for kind, text in blocks:
+        if kind:
+            assert not set("<>&") & set(text)
+        else:
+            assert text == (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return parsed
 
 
@@ -394,6 +358,18 @@ def test_the_page_fetches_nothing_and_runs_nothing(tmp_path: Path) -> None:
     assert "url(" not in page
     assert "@import" not in page
     assert parsed.tags.count("style") == 1
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    for sink in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "Function(",
+        "DOMParser",
+        "href",
+    ):
+        assert sink not in script
 
 
 @pytest.mark.parametrize("attack", XSS)
@@ -415,6 +391,12 @@ def test_what_a_model_wrote_stays_text(attack: str, tmp_path: Path) -> None:
 
 def test_there_are_enough_attacks() -> None:
     assert len(set(XSS)) >= 40
+
+
+def test_a_json_block_can_neither_end_nor_begin_another() -> None:
+    block = json_block({"text": '</script><!--<script>]]>&amp;\u2028\u2029\\"'})
+    assert not set("<>&\u2028\u2029") & set(block)
+    assert json.loads(block) == {"text": '</script><!--<script>]]>&amp;\u2028\u2029\\"'}
 
 
 def test_hidden_characters_are_shown() -> None:
@@ -455,7 +437,8 @@ def _record(before: float, after: float, num: int = 200) -> RunRecord:
         for name, step, share in (("sft", 0, before), ("final", 20, after))
     )
     return RunRecord(
-        name="r", config={}, config_text="", meta={}, rows=(), evaluations=evaluations, summary={}, rollouts=(), missing=(),
+        name="r", config={}, config_text="", meta={}, rows=(), evaluations=evaluations, summary={}, alarms=(),
+        rollouts=NO_ROLLOUTS, results=(), missing=(),
     )  # fmt: skip
 
 

@@ -14,8 +14,10 @@ pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 
 from launch.charts import BOTTOM, RIGHT, TOP, Chart
 from launch.charts_bars import TIMELINE_LEFT, TimelineRow, bar_chart, timeline
-from launch.report import headline, write_report
+from launch.report import write_report
 from launch.report_curriculum import CurriculumView, curriculum_view
+from launch.report_facts import headline
+from launch.report_rollouts import NO_ROLLOUTS
 from launch.report_stages import stage_bands, stage_spans, trained_up_to
 from launch.run_record import RunRecord
 from rl.run_folder import Evaluation, WindowAccuracy
@@ -64,7 +66,8 @@ def record_of(
 ) -> RunRecord:
     return RunRecord(
         name="r", config={"stages": list(stages)} if stages else {}, meta={}, config_text="", rows=tuple(rows),
-        evaluations=tuple(evaluations), summary={"seed": 0} if ended else {}, rollouts=(), missing=(),
+        evaluations=tuple(evaluations), summary={"seed": 0} if ended else {}, alarms=(),
+        rollouts=NO_ROLLOUTS, results=(), missing=(),
     )  # fmt: skip
 
 

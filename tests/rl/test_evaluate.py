@@ -9,7 +9,18 @@ import pytest
 
 from data.problem import Problem, Question
 from rewards.types import Score
-from rl.evaluate import EvaluationResult, choose_problems, evaluate, wilson_interval
+from rl.evaluate import (
+    EvaluationResult,
+    Reply,
+    asks_about,
+    choose_problems,
+    evaluate,
+    pass_at_k,
+    problem_seed,
+    scored,
+    summarize,
+    wilson_interval,
+)
 from rl.rollout.engine import SampleRequest
 from rl.types import Completion
 
@@ -107,9 +118,36 @@ def test_answers_that_hit_the_output_limit_are_counted() -> None:
     assert (figures.num_truncated, figures.mean_response_tokens) == (1, 4.5)
 
 
-def test_every_item_can_be_written_down() -> None:
-    (row,) = run({100: [problem(0)]}, {"p0": "down"}).rows()
-    assert (row["problem_id"], row["value"], row["status"], row["window"]) == ("p0", None, "infra_error", 100)
+def test_samples_are_averaged_within_a_problem_and_only_the_first_has_the_problems_seed() -> None:
+    asks = [ask for i in range(2) for ask in asks_about(problem(i), 100, greedy=False, num_samples=3, seed=3)]
+    assert [len(set(ask.seeds)) for ask in asks] == [3, 3]
+    assert asks[0].seeds[0] == problem_seed(3, "p0")
+    texts = [["yes", "yes", "no"], ["no", "down", "no"]]
+    replies = [[Reply(text=t, num_response_tokens=2, finish_reason="stop") for t in own] for own in texts]
+    items = scored(asks, replies, Exact())
+    assert [item.sample for item in items] == [0, 1, 2, 0, 1, 2]
+    figures = summarize(items)
+    assert (figures.num_problems, figures.num_items, figures.num_invalid) == (2, 6, 1)
+    assert figures.mean == pytest.approx((2 / 3 + 0) / 2)
+    assert (figures.low, figures.high) == wilson_interval(figures.mean, 2)  # samples of one problem are no new trials
+
+
+def test_a_request_that_failed_is_an_item_without_a_score_and_of_unknown_length() -> None:
+    asks = [ask for i in range(2) for ask in asks_about(problem(i), 100, num_samples=0, seed=3)]
+    down = Reply(text="", num_response_tokens=None, finish_reason=None, failure="refused")
+    items = scored(asks, [[down], [Reply(text="yes", num_response_tokens=1, finish_reason="stop")]], Exact())
+    assert [(item.score.status, item.score.value) for item in items] == [("infra_error", None), ("ok", 1.0)]
+    assert items[0].score.reason == "no response: refused"
+    assert (summarize(items).mean, summarize(items).mean_response_tokens) == (0.5, 1.0)
+    assert summarize(items[:1]).mean_response_tokens is None
+
+
+def test_pass_at_k_is_the_share_of_draws_that_hold_a_right_answer() -> None:
+    # 4 answers, 1 right: of the C(4, 2) = 6 pairs 3 hold it; of the single ones 1 in 4; all four do.
+    assert [pass_at_k(4, 1, k) for k in (1, 2, 4)] == [0.25, 0.5, 1.0]
+    assert (pass_at_k(4, 0, 2), pass_at_k(4, 3, 2)) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="needs 1 <= k <= n"):
+        pass_at_k(2, 1, 3)
 
 
 def test_the_choice_of_problems_knows_no_order_and_grows_without_changing() -> None:
@@ -126,7 +164,7 @@ def test_an_engine_that_loses_an_answer_is_refused() -> None:
         def generate(self, requests: Sequence[SampleRequest]) -> list[list[Completion]]:
             return super().generate(requests)[1:]
 
-    with pytest.raises(RuntimeError, match="2 requests of one sample, 1 answers"):
+    with pytest.raises(RuntimeError, match="2 samples in 2 requests were asked for, 1 in 1 came back"):
         run({100: [problem(0), problem(1)]}, {"p0": "yes", "p1": "yes"}, engine=Loser())
 
 

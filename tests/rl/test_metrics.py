@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -13,9 +12,10 @@ import pytest
 
 from data.problem import Problem
 from rewards.types import Score
+from rl.alarms import AlarmEvent
 from rl.config import RunConfig, TrackingSection
 from rl.console import LiveProgress, step_line
-from rl.metrics import MetricsLog, read_metrics, rewind_metrics
+from rl.metrics import ALARMS_FILE, MetricsLog, read_alarms, read_metrics, rewind_metrics
 from rl.rollout_log import drop_rollouts_after, read_rollouts, rollout_files, write_rollouts
 from rl.run_folder import (
     Evaluation,
@@ -28,7 +28,6 @@ from rl.run_folder import (
     write_evaluation,
     write_summary,
 )
-from rl.tracker import Tracker
 from rl.types import Rollout, RolloutGroup
 
 OFF = TrackingSection()
@@ -105,6 +104,26 @@ def test_a_row_is_on_disk_before_log_returns(tmp_path: Path) -> None:
     log.close()
 
 
+def test_alarms_are_told_written_and_go_back_with_the_metrics(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = MetricsLog(tmp_path, OFF, CONFIG, None)
+    for step in (1, 2):
+        event = AlarmEvent(step=step, name="dead_groups", message=f"told in step {step}", raised=step == 1)
+        first.log(step, {"health/alarm/dead_groups": float(step == 1)}, alarms=[event])
+    first.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "step 1/60  ALARM dead_groups",
+        "ALARM told in step 1",
+        "step 2/60",
+        "told in step 2",
+    ]
+    MetricsLog(tmp_path, OFF, CONFIG, None, last_step=1).close()
+    assert read_alarms(tmp_path / ALARMS_FILE) == [
+        {"step": 1, "name": "dead_groups", "message": "told in step 1", "raised": True}
+    ]
+
+
 def test_the_plain_line_reads_as_promised() -> None:
     line = "step 12/60 stage 2/3 <=512 tok  reward 0.61  len 18.2  entropy 0.33  kl 2e-6  rollout 2.1s learn 0.8s"
     assert step_line({"step": 12, **ROW}, STAGES) == line
@@ -125,59 +144,18 @@ def test_on_a_terminal_the_bar_shows_stage_numbers_and_time_left() -> None:
     screen = io.StringIO()
     live = LiveProgress(STAGES, 11, file=screen)
     live.show({"step": 12, **ROW})
+    live.tell("ALARM [bold]not markup[/bold]")
     live.close()
     text = screen.getvalue()
     assert "stage 2/3 <=512 tok" in text
     assert "12/60" in text
     assert "reward 0.61" in text
     assert "ETA" in text
+    assert "ALARM [bold]not markup[/bold]\n" in text.replace("\r", "")
 
 
-class _LostService:
-    """A tracker whose service dies after some calls."""
-
-    def __init__(self, num_good: int) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.num_good = num_good
-
-    def log(self, data: dict[str, Any]) -> None:
-        if len(self.rows) == self.num_good:
-            raise BrokenPipeError("service is gone")
-        self.rows.append(data)
-
-    def finish(self) -> None:
-        raise BrokenPipeError("service is gone")
-
-
-def test_a_tracker_that_fails_warns_once_and_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
-    service = _LostService(num_good=1)
-    tracker = Tracker(service, "abc", (OSError,))
-    for step in (1, 2, 3):
-        tracker.log({"step": step, "policy/entropy": None})
-    tracker.close()
-    assert service.rows == [{"step": 1}]
-    assert [r.getMessage() for r in caplog.records] == [
-        "W&B stopped (BrokenPipeError: service is gone); training goes on, metrics.jsonl has everything"
-    ]
-
-
-def test_an_offline_tracker_run_is_written_and_keeps_its_id(tmp_path: Path) -> None:
-    pytest.importorskip("wandb", reason="wandb is not installed")
-    offline = TrackingSection(wandb="offline")
-    first = MetricsLog(tmp_path, offline, CONFIG, None)
-    first.log(1, {"reward/mean": 0.5, "policy/entropy": math.nan})
-    first.close()
-    assert first.run_id
-    resumed = MetricsLog(tmp_path, offline, CONFIG, None, last_step=1)  # killed before a checkpoint held the id
-    resumed.log(2, {"reward/mean": 0.75})
-    resumed.close()
-    assert resumed.run_id == first.run_id
-    written = list((tmp_path / "wandb").glob(f"offline-run-*-{first.run_id}/run-{first.run_id}.wandb"))
-    assert written
-    assert b"reward/mean" in b"".join(path.read_bytes() for path in written)
-
-
-def _group(problem_id: str, outcomes: tuple[float | None, ...]) -> RolloutGroup:
+def make_group(problem_id: str, outcomes: tuple[float | None, ...], *, response: str | None = None) -> RolloutGroup:
+    """A group whose rollouts have these scores; None: not known."""
     problem = Problem(
         problem_id=problem_id,
         task="lookup",
@@ -192,7 +170,7 @@ def _group(problem_id: str, outcomes: tuple[float | None, ...]) -> RolloutGroup:
             sample_index=i,
             token_ids=(5, 6),
             sampling_logprobs=(-0.1, -0.2),
-            text=f"answer {i}",
+            text=response or f"answer {i}",
             finish_reason="stop",
             score=Score(value=value, status="timeout" if value is None else "ok", source="rule", answer=None),
             reward=value,
@@ -204,7 +182,7 @@ def _group(problem_id: str, outcomes: tuple[float | None, ...]) -> RolloutGroup:
 
 def test_every_rollout_is_in_the_file_and_only_trained_ones_have_an_advantage(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    trained, dead = _group("p1", (1.0, None, 0.0)), _group("p2", (0.0, 0.0))
+    trained, dead = make_group("p1", (1.0, None, 0.0)), make_group("p2", (0.0, 0.0))
     path = write_rollouts(tmp_path, 12, [(trained, (0.7, None, -0.7))], [dead])
     assert path == tmp_path / "rollouts" / "step-000012.parquet"
     rows = read_rollouts(path)
@@ -224,14 +202,14 @@ def test_a_step_may_have_no_rollouts_and_a_wrong_number_of_advantages_is_refused
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     assert read_rollouts(write_rollouts(tmp_path, 1, [])) == []
     with pytest.raises(ValueError, match="problem 'p1': 2 advantages for 3 rollouts"):
-        write_rollouts(tmp_path, 2, [(_group("p1", (1.0, None, 0.0)), (0.7, -0.7))])
+        write_rollouts(tmp_path, 2, [(make_group("p1", (1.0, None, 0.0)), (0.7, -0.7))])
     assert [step for step, _ in rollout_files(tmp_path)] == [1]
 
 
 def test_a_resumed_run_drops_the_rollouts_it_will_sample_again(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     for step in (1, 2, 3):
-        write_rollouts(tmp_path, step, [], [_group("p", (1.0, 1.0))])
+        write_rollouts(tmp_path, step, [], [make_group("p", (1.0, 1.0))])
     drop_rollouts_after(tmp_path, 2)
     assert [step for step, _ in rollout_files(tmp_path)] == [1, 2]
 
@@ -273,6 +251,7 @@ def test_summary_and_evaluations_hold_the_accuracy_of_every_checkpoint_and_windo
         "versions": {"torch": "2.13.0"},
         "seed": 0,
         "commit": "abc",
+        "alarms": [],
     }
 
 

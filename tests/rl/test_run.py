@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,11 +16,13 @@ import torch
 
 from launch.report import write_report
 from rl.config import RunConfig
-from rl.metrics import GLOSSARY, read_metrics
+from rl.metrics import ALARMS_FILE, GLOSSARY, read_alarms, read_metrics
 from rl.rollout.weight_files import iter_weights, weight_names
 from rl.rollout_log import read_rollouts
 from rl.run_folder import read_config
+from rl.samples import MAX_ROWS
 from tests.rewards.judge_server import judge_server, strict
+from tests.rl.test_tracker import assert_same, offline_files, offline_rows, tensorboard_scalars
 from tests.rl.tiny_run import write_inputs
 
 pytestmark = pytest.mark.ray
@@ -28,12 +31,14 @@ NUM_STEPS = 3
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Two stages, one step and two; KL, a judge, AEPO and a plateau's end, so that their metrics are there too."""
+    """Two stages, one step and two; KL, a judge, AEPO, a plateau's end and trackers, so that what they leave is there too."""
     config = write_inputs(tmp_path_factory.mktemp("run"))
     config["stages"][0]["steps"], config["stages"][1]["steps"] = 1, 2
     config["learner"] |= {"kl_coef": 0.01, "aepo_entropy_high": 0.01}  # lower than it will be: negatives are left out
     config["curriculum"]["advance_on_plateau"] = 50
     config["evaluation"]["every_steps"] = 1
+    config["health"] = {"patience": 1, "entropy_min": 100.0}  # more than it will be: an alarm
+    config["tracking"] = {"wandb": "offline", "tensorboard": True, "sample_every": 2}
     return config
 
 
@@ -51,7 +56,8 @@ def run(asked: dict[str, Any]) -> Path:
         asked["reward"] = {"judge_url": server.url, "judge_model": "strict", "judge_cache": False}
         path.write_text(tomli_w.dumps(asked))
         command = [sys.executable, "-m", "launch.rl", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
+        environment = os.environ | {"WANDB_SILENT": "true"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=150)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stderr == ""
     return run_dir
@@ -103,6 +109,34 @@ def test_the_written_configuration_is_the_one_that_ran(folder: Path, asked: dict
     assert "torch" in meta["versions"]
 
 
+def test_the_trackers_hold_what_metrics_jsonl_holds(folder: Path) -> None:
+    rows = read_metrics(folder / "metrics.jsonl")
+    [path] = offline_files(folder)
+    tracked = offline_rows([path])
+    assert_same(tracked, folder)
+    wanted = {
+        "policy/kl_ref",
+        "policy/kl_sampler",
+        "policy/entropy",
+        "reward/mean",
+        "curriculum/stage",
+        "health/skipped_updates",
+    }
+    assert all(wanted <= set(row) for row in tracked)
+    assert [row.get("samples.nrows") for row in tracked] == [None, MAX_ROWS, None]
+    scalars = tensorboard_scalars(folder)
+    for name in wanted:
+        assert scalars[name] == [(row["step"], pytest.approx(row[name], rel=1e-6)) for row in rows]
+
+
+def test_an_alarm_is_in_every_row_in_its_file_and_in_the_summary(folder: Path) -> None:
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert [row["health/alarm/entropy_collapse"] for row in rows] == [1.0] * NUM_STEPS
+    alarms = read_alarms(folder / ALARMS_FILE)
+    assert [(event["step"], event["name"], event["raised"]) for event in alarms] == [(1, "entropy_collapse", True)]
+    assert json.loads((folder / "summary.json").read_bytes())["alarms"] == alarms
+
+
 def test_the_summary_holds_every_checkpoints_accuracy_in_every_window(folder: Path) -> None:
     summary = json.loads((folder / "summary.json").read_bytes())
     assert summary["wall_s"] > 0
@@ -121,7 +155,9 @@ def test_the_report_shows_the_run(folder: Path, tmp_path: Path) -> None:
 def test_a_learner_in_two_processes_makes_the_run_that_one_process_makes(asked: dict[str, Any], folder: Path) -> None:
     """Each prompt and its responses shared by both, parameters sharded over both."""
     learner = asked["learner"] | {"processes": 2, "sequence_parallel": 2}
-    got = read_metrics(run(asked | {"run": {"dir": f"{folder}-two"}, "learner": learner}) / "metrics.jsonl")
+    got = read_metrics(
+        run(asked | {"run": {"dir": f"{folder}-two"}, "learner": learner, "tracking": {}}) / "metrics.jsonl"
+    )
     expected = read_metrics(folder / "metrics.jsonl")
     assert len(got) == len(expected) == NUM_STEPS
     measured = re.compile("time/|perf/|judge/.*_s$")
@@ -131,10 +167,28 @@ def test_a_learner_in_two_processes_makes_the_run_that_one_process_makes(asked: 
             assert row[name] == pytest.approx(other[name], rel=1e-4, abs=1e-4), (row["step"], name)
 
 
+def test_an_alarm_of_stop_on_ends_a_run_after_a_checkpoint_with_exit_2_and_stays_raised(
+    asked: dict[str, Any], folder: Path
+) -> None:
+    stopped = Path(f"{folder}-stopped")
+    config = asked | {"run": {"dir": str(stopped)}, "tracking": {}, "reward": {}, "evaluation": {}}
+    config["data"] = {"train": asked["data"]["train"]}
+    config["health"] = asked["health"] | {"stop_on": ["entropy_collapse"]}
+    path = stopped.with_suffix(".toml")
+    path.write_text(tomli_w.dumps(config))
+    command = [sys.executable, "-m", "launch.rl", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: health.stop_on: entropy_collapse is raised after step 1 (")
+    assert done.stderr.count("\n") == 1
+    state = json.loads((stopped / "checkpoints" / "latest" / "state.json").read_bytes())
+    assert state["step"] == 1 and state["alarms"]["states"]["entropy_collapse"]["is_raised"] is True
+
+
 def test_a_run_that_trains_adapters_syncs_them_and_leaves_a_whole_model(asked: dict[str, Any], folder: Path) -> None:
     learner = asked["learner"] | {"lora_rank": 4, "lora_alpha": 8.0, "kl_coef": 0.01, "entropy_coef": 0.001}
     del learner["aepo_entropy_high"]
-    made = run(asked | {"run": {"dir": f"{folder}-lora"}, "learner": learner})
+    made = run(asked | {"run": {"dir": f"{folder}-lora"}, "learner": learner, "tracking": {}})
     rows = read_metrics(made / "metrics.jsonl")
     assert len(rows) == NUM_STEPS
     assert all(row["policy/sync_probe_max_diff"] < 1e-4 for row in rows)

@@ -29,6 +29,7 @@ from launch.eval_suites import Suite, fitted, load_suites
 from rewards.service import ScorerConfig, build_scorer
 from rewards.types import Scorer
 from rl.evaluate import SamplingLimits
+from rl.model_source import local_model
 from rl.rollout.choose import engine_name
 from rl.run_folder import git_commit, installed_versions, write_file
 
@@ -42,6 +43,7 @@ PROJECT = Path(__file__).parents[1]
 def run(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     config = load_config(EvalConfig, argv, prog=PROG).config
+    config = config.model_copy(update={"model": local_model(config.model)})
     result_path = _result_path(config.out)
 
     tokenizer = cache(lambda: tokenizer_of(config))

@@ -99,7 +99,7 @@ def unreliable(items: Sequence[SuiteItem], config: EvalConfig) -> str:
 
 def pinned(config: EvalConfig, parts: Sequence[Part], max_model_len: int) -> dict[str, Any]:
     """All that decides the answers, as plain values; what a rerun may not change."""
-    model: dict[str, Any] = {"url": config.model, "name": config.model_name}
+    model: dict[str, Any] = {"url": config.model, "name": config.model_name, "tokenizer": config.tokenizer}
     if not config.is_endpoint:
         model = {
             "fingerprint": model_fingerprint(config, max_model_len),

@@ -13,7 +13,8 @@ class EvalConfig(Section):
     """Answers the problems of one or more suites with a model and scores the answers."""
 
     model: str
-    """Folder or hub id of a model in Hugging Face form (a ModelScope id as modelscope:owner/name), or the base URL of an OpenAI-compatible endpoint (http://...)."""
+    """Folder or hub id of a model in Hugging Face form (a ModelScope id as modelscope:owner/name), or the base URL of an
+    OpenAI-compatible endpoint (http://...)."""
     suite: list[str] = Field(min_length=1)
     """One or more, comma between them: a prepared set (python -m data.prepare), a name (docmath, frames, 2wikimqa, hotpotqa,
     musique, narrativeqa, qasper; longdocqa: these seven; longbench, longbench_v2), a suite's TOML file, or any file, folder or

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from data.synthesis.cells import cell_of_id
-from launch.report_pass_at_k import Counts, ks_up_to, pass_at_k
+from launch.report_pass_at_k import Counts, ks_up_to, mean_pass_at_k
 from launch.report_rollouts import RIGHT_FROM
 from rl.evaluate import wilson_interval
 
@@ -199,7 +199,7 @@ def _pass_rows(items: Sequence[ResultItem]) -> tuple[tuple[int, ...], tuple[Pass
     if len(named) != 1:
         named["all"] = every
     rows = [
-        PassRow(window=name, num_problems=len(pairs), shares=tuple(pass_at_k(pairs, k) for k in ks))
+        PassRow(window=name, num_problems=len(pairs), shares=tuple(mean_pass_at_k(pairs, k) for k in ks))
         for name, pairs in named.items()
     ]
     return ks, tuple(rows)

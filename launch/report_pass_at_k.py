@@ -6,30 +6,20 @@ learns to do more.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 
 from launch.charts import Band, Chart, Series, Value, line_chart
 from launch.report_rollouts import GroupCount
+from rl.evaluate import pass_at_k
 
 Counts = tuple[int, int]
 """(valid answers, right ones) of one problem."""
 
 
-def pass_of(num: int, num_right: int, k: int) -> float:
-    """1 - C(n - c, k) / C(n, k): the chance that k of n answers, c of them right, hold a right one (arXiv 2107.03374, eq. 1).
-
-    Unbiased for k independent answers. Raises: ValueError, unless 1 <= k <= n and 0 <= c <= n.
-    """
-    if not (1 <= k <= num and 0 <= num_right <= num):
-        raise ValueError(f"pass@{k}: needs 1 <= k <= n and 0 <= c <= n, got n = {num}, c = {num_right}")
-    return 1 - math.comb(num - num_right, k) / math.comb(num, k)
-
-
-def pass_at_k(counts: Sequence[Counts], k: int) -> float | None:
+def mean_pass_at_k(counts: Sequence[Counts], k: int) -> float | None:
     """Mean over the problems with at least k valid answers; None where there are none."""
-    known = [pass_of(num, num_right, k) for num, num_right in counts if num >= k]
+    known = [pass_at_k(num, num_right, k) for num, num_right in counts if num >= k]
     return sum(known) / len(known) if known else None
 
 
@@ -82,7 +72,7 @@ def _mean_reward(groups: Sequence[GroupCount]) -> Value:
 
 
 def _pass(groups: Sequence[GroupCount], k: int) -> Value:
-    return pass_at_k([(group.num_valid, group.num_right) for group in groups], k)
+    return mean_pass_at_k([(group.num_valid, group.num_right) for group in groups], k)
 
 
 def _share(value: float) -> str:

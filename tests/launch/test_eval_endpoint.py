@@ -127,7 +127,7 @@ def test_failed_requests_stay_in_the_denominator_and_the_rerun_asks_them_alone(
         assert exit_code(run, [*words, "--concurrency", "1"]) == 0
         assert len(server.requests) == 1
     assert [item["value"] for item in read(out)["items"]] == [1.0] * 4
-    assert read(out)["pinned"]["model"] == {"url": server.url, "name": "m"}
+    assert read(out)["pinned"]["model"] == {"url": server.url, "name": "m", "tokenizer": ""}
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def test_the_page_names_files_and_options_that_there_are(exported: Path) -> None
     for words in (command.split() for command in commands):
         load_config(ExportConfig, [f"--source={words[0]}", *words[1:]], prog="export")
     named = set(re.findall(r"`--(\w+)\b[^`]*`", page)) - {"api", "rope"}  # --api-key and --rope-scaling are vLLM's
-    assert named == {"max_model_len", "rope_factor", "push", "public"} <= set(ExportConfig.model_fields)
+    assert named == {"dtype", "max_model_len", "rope_factor", "push", "public"} <= set(ExportConfig.model_fields)
     assert all((exported / name).is_file() for name in re.findall(r"`(\w+\.\w+)`(?=.* \|)", page))
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from launch.charts import BOTTOM, TOP
 from launch.report_items import ResultView, heat_maps, read_result_files, result_views
-from launch.report_pass_at_k import ks_up_to, length_charts, pass_at_k, pass_of
+from launch.report_pass_at_k import ks_up_to, length_charts, mean_pass_at_k
 from launch.report_rollouts import GroupCount
+from rl.evaluate import pass_at_k
 
 
 def test_pass_at_k_is_the_share_of_all_choices_of_k_that_hold_a_right_answer() -> None:
@@ -21,18 +22,18 @@ def test_pass_at_k_is_the_share_of_all_choices_of_k_that_hold_a_right_answer() -
         answers = [i < num_right for i in range(num)]
         for k in range(1, num + 1):
             chosen = list(combinations(answers, k))
-            assert pass_of(num, num_right, k) == pytest.approx(sum(map(any, chosen)) / len(chosen))
+            assert pass_at_k(num, num_right, k) == pytest.approx(sum(map(any, chosen)) / len(chosen))
     # 2 of 8 right, k = 4: 1 - C(6, 4) / C(8, 4) = 1 - 15 / 70
-    assert pass_of(8, 2, 4) == pytest.approx(55 / 70)
+    assert pass_at_k(8, 2, 4) == pytest.approx(55 / 70)
     with pytest.raises(ValueError, match="pass@5: needs 1 <= k <= n"):
-        pass_of(4, 1, 5)
+        pass_at_k(4, 1, 5)
 
 
 def test_a_problem_with_fewer_answers_than_k_does_not_count_for_it() -> None:
     counts = [(4, 1), (2, 2)]
-    assert pass_at_k(counts, 1) == pytest.approx((0.25 + 1) / 2)
-    assert pass_at_k(counts, 4) == 1.0  # of the first problem alone
-    assert pass_at_k(counts, 5) is None
+    assert mean_pass_at_k(counts, 1) == pytest.approx((0.25 + 1) / 2)
+    assert mean_pass_at_k(counts, 4) == 1.0  # of the first problem alone
+    assert mean_pass_at_k(counts, 5) is None
 
 
 def test_k_doubles_up_to_the_groups_size() -> None:

@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(rendered(check_problems(_problems(args), windows, against=against, max_examples=args.examples)))
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return int(getattr(error, "exit_code", 2))
     return 0
 
 

@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run(args)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return int(getattr(error, "exit_code", 2))
     except OSError as error:
         print(f"error: {args.out}: {error}; nothing was written there", file=sys.stderr)
         return 3

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from data.problem import DataError
 from data.prompts import L1_PROMPT, PromptTemplate, check_chat_template
+from data.read_modelscope import downloaded, is_modelscope
 from data.readers import SOURCE_FORMATS
 from data.windows import windows_from
 
@@ -88,6 +89,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
+    if is_modelscope(path):
+        path = str(downloaded(path, "model"))
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"
 MAX_ORIGINS = 5
+"""Links of a chain of SFTs that are followed, should one lead back to itself."""
 START = "sft"
 """The name under which a run evaluates its start model."""
 

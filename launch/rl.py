@@ -39,7 +39,9 @@ FLAGS = (
 def run(argv: Sequence[str]) -> int:
     """Validate, then train; returns the exit code."""
     command = load_config(RunConfig, argv, prog="python -m launch.rl", flags=FLAGS)
-    config = command.config
+    from rl.model_source import with_local_models
+
+    config = with_local_models(command.config)
     num_stages = stage_count(command.values["stage"], config)
     from rl.inputs import load_inputs
 

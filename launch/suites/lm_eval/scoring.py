@@ -1,6 +1,6 @@
 """What the task files call: the suite's problems, the prompt, and both scores. The harness loads this file by its path.
 
-Left out: a judge; the strict score is the rule's alone, as in `launch.eval` without one.
+Left out: a judge, and formulas compared as formulas; the strict score is the rule's alone.
 """
 
 from __future__ import annotations
@@ -60,11 +60,13 @@ def gold(doc: dict[str, Any]) -> str:
 
 
 def score(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """`strict` and `lenient` of one response, as `launch.eval` tells them."""
+    """`strict` and `lenient` of one response, by the rules of `launch.eval`."""
     problem, response = _problem(doc), results[0]
     strict = _scorer().score([(problem, response)])[0].value
     lenient = lenient_value(strict, response, problem)
-    return {"strict": strict or 0.0, "lenient": lenient or 0.0}
+    if strict is None or lenient is None:  # the rule alone always decides; an unknown must not become a zero here
+        raise RuntimeError(f"{problem.problem_id}: no score, although nothing but the rule was asked")
+    return {"strict": strict, "lenient": lenient}
 
 
 @cache

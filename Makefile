@@ -8,6 +8,8 @@ PIP := $(PY) -m pip --disable-pip-version-check
 TORCH_ARGS ?=
 # Extra arguments of pytest: make test PYTEST_ARGS="tests/rl -x"
 PYTEST_ARGS ?=
+# Processes that the tests run in: those that start Ray or vLLM in one of them, one after the other. 0: no second process.
+PYTEST_WORKERS ?= 2
 
 # Nothing that is started here reports home.
 export RAY_USAGE_STATS_ENABLED := 0
@@ -49,7 +51,7 @@ demo: setup ## a tiny model from nothing to report.html: SFT, staged RL, evaluat
 	$(OFFLINE) $(PY) -m launch.demo
 
 test: setup ## the whole test suite, with the slowest tests and the reason of every skip
-	$(OFFLINE) $(PY) -m pytest -rs --durations=15 $(PYTEST_ARGS)
+	$(OFFLINE) $(PY) -m pytest -rs --durations=15 -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 check: setup ## ruff, formatting, mypy
 	$(VENV)/bin/ruff check .

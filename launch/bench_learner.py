@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import torch
 
 from launch.bench_case import LearnerCase, build_learner, device_name, random_group
-from launch.bench_memory import UNKNOWN, Peak, freed_at_once, peak_memory, release_memory
+from launch.bench_memory import GIB, UNKNOWN, Peak, freed_at_once, peak_memory, release_memory
 from launch.bench_profile import time_shares
 from launch.bench_trl import require_trl, trl_turns
 from launch.cli import EnvironmentFault
@@ -88,7 +88,8 @@ def bench_learner(case: LearnerCase) -> dict[str, Any]:
         Beside the case: `ours_s` and `separate_s` or `trl_s` (medians, seconds), `ratio` = other / ours, `ideal`
         (`ideal_speedup`: the head on response positions on both sides, also where the other side's is not),
         `fraction_of_ideal`, `max_rel_grad_err` (over the parameters, |ours - other| / |other|, 2-norms), of both sides
-        `*_peak_gib` and `*_step_gib` (beyond parameters, gradients and all else that was there before the turn),
+        `*_peak_gib` and `*_step_gib` (beyond parameters, gradients and all else that was there before the turn), `ours_step_estimate_gib` (the same
+        by the formulas of rl/learner/budget.py, which `launch.rl --dry-run` tells),
         tokens a second of ours: logical G(P+R) and physical P+GR; `mfu` on CUDA: `useful_flops` of ours a second over
         790e12; `profile`, where asked for: `time_shares` of ours. The other side's figures are None where it was not run or did not fit, and `*_missing` says why.
 
@@ -238,6 +239,7 @@ def _figures(
         "ours_peak_gib": peak.total_gib,
         f"{against}_peak_gib": other.peak.total_gib,
         "ours_step_gib": peak.step_gib,
+        "ours_step_estimate_gib": _estimated_step_gib(case, learner),
         f"{against}_step_gib": other.peak.step_gib,
         "logical_tokens_per_s": g * (p + r) / ours_s,
         "physical_tokens_per_s": (p + g * r) / ours_s,
@@ -245,6 +247,12 @@ def _figures(
         f"{against}_micro_batch": other.micro_batch,
         f"{against}_missing": other.missing,
     }
+
+
+def _estimated_step_gib(case: LearnerCase, learner: Learner) -> float:
+    memory = learner.memory_of(case.prompt_tokens)
+    tokens = case.micro_batch_tokens or memory.micro_batch_tokens()
+    return memory.peak_bytes(min(max(tokens, case.response_tokens), case.group_size * case.response_tokens)) / GIB
 
 
 def _unless_out_of_memory(learner: Learner, work: Callable[[], T]) -> T | None:

@@ -36,8 +36,8 @@ class MemoryEstimate:
 
     @property
     def activation_bytes(self) -> int:
-        """The larger of the prompt's peak and the responses'."""
-        return max(self.group.prompt_peak_bytes, self.group.response_peak_bytes(self.num_fed))
+        """Beside what stays from step to step."""
+        return self.group.peak_bytes(self.num_fed)
 
     @property
     def host_bytes(self) -> int:

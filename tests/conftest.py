@@ -1,8 +1,10 @@
-"""One thread, no network, no telemetry: set before anything imports torch, vLLM or ray."""
+"""One thread, no network, no telemetry: set before anything imports torch, vLLM or ray. Which tests may run side by side."""
 
 from __future__ import annotations
 
 import os
+
+import pytest
 
 os.environ.update(
     {
@@ -28,3 +30,13 @@ except ModuleNotFoundError:  # a GPU machine that runs the learner's tests alone
 if settings is not None:
     settings.register_profile("longreach", deadline=None, derandomize=True, print_blob=True)
     settings.load_profile("longreach")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Side by side (`-n 2 --dist loadgroup`), files that start Ray or vLLM share one process; any other file goes to either."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    engines = {item.path for item in items if item.get_closest_marker("ray") or item.get_closest_marker("vllm")}
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("engines" if item.path in engines else file))

@@ -1,15 +1,24 @@
-"""What the documentation tells a reader to run does what it says."""
+"""What the documentation tells a reader to run does what it says.
+
+A comment before every code block says how it is held. `run`, `fails`, `output`, `part of the output`, `stderr`, `file: F`,
+`holds: F`, `python`: a test follows the page from top to bottom. `run by TESTS`: those run its commands, on less. `needs X`:
+it cannot run here. `measured`: what a run of real size printed. Whatever the comment, every command is one that its parser takes.
+"""
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -33,7 +42,19 @@ from tests.data.tokenizers import word_tokenizer
 from tests.rl.test_advantage import group
 
 ROOT = Path(__file__).parents[1]
-_BLOCK = re.compile(r"<!-- (?P<mark>[^>]+) -->\n```(?P<language>\w+)\n(?P<text>.*?)```\n", re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLLOWED = {"data.md", "evaluation.md", "report.md", "rewards.md", "serving.md"}
+"""Pages whose blocks a test runs in their order: here and in tests/launch/test_run_docs.py."""
+FOLLOWED_MARKS = ("run", "fails", "output", "part of the output", "stderr", "python")
+SHOWN_MARKS = (
+    "output", "part of the output", "stderr", "measured", "file: ", "holds: ", "python", "toml", "loop", "tree",
+)  # fmt: skip
+"""Of blocks that hold no commands."""
+OTHERS = {("README.md", "loop"), ("README.md", "tree"), ("curricula.md", "toml")}
+"""Held by tests/test_layout.py, and below."""
+_BLOCK = re.compile(r"<!-- (?P<mark>[^>]+) -->\n```\w*\n(?P<text>.*?)```\n", re.DOTALL)
+DEMO = "launch/configs/demo.toml"
+"""Stands for a file that the reader names."""
 REWARDS = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
 
 
@@ -49,8 +70,115 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def test_every_block_is_run_or_says_what_it_needs() -> None:
-    assert len(_BLOCK.findall(REWARDS)) == REWARDS.count("\n```") // 2
+def commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Module and arguments of every command of ours, in brackets or a job as well, with something where the reader names it."""
+    text = re.sub(r"sbatch launch/cluster/slurm.sbatch (\S+)", r"python -m launch.job \1 --", text.replace("\\\n", " "))
+    for module, rest in re.findall(r"python -m ((?:data|rewards|launch)\.[\w.]+)(.*)", text):
+        words = shlex.split(re.sub(r"\[(\D.*?)\]", r"\1", rest), comments=True)
+        words = words[: next((i for i, word in enumerate(words) if word in ("<", ">", "|")), None)]
+        words = ["1" if re.fullmatch("[A-Z]", word) else word for word in words]
+        yield module, [DEMO if re.fullmatch(r"CONFIG|\w+\.toml", word) else word for word in words]
+
+
+class Parsed(Exception):
+    """The command line was read, and nothing else done."""
+
+
+def parse(module: str, words: Sequence[str], patch: pytest.MonkeyPatch) -> None:
+    """Start the command and stop it where it has read its arguments."""
+    command = importlib.import_module(f"{module}.__main__" if module == "data.synthesis" else module)
+
+    def and_stop(read: Callable[..., Any]) -> Callable[..., NoReturn]:
+        def stopped(*arguments: Any, **options: Any) -> NoReturn:
+            read(*arguments, **options)
+            raise Parsed
+
+        return stopped
+
+    # launch.job has both, and hands on to load_config what comes after --.
+    owner, name = (
+        (command, "load_config") if hasattr(command, "load_config") else (argparse.ArgumentParser, "parse_args")
+    )
+    with patch.context() as patched:
+        patched.setattr(owner, name, and_stop(getattr(owner, name)))
+        with pytest.raises((Parsed, SystemExit)) as ended:
+            getattr(command, "run", getattr(command, "main", None))(words)
+    assert not isinstance(ended.value, SystemExit) or ended.value.code == 0, (module, words)  # 0: --help
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_says_how_it_is_held(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    found = list(_BLOCK.finditer(text))
+    assert len(found) == len(re.findall("^```", text, re.MULTILINE)) / 2
+    for block in found:
+        mark, is_followed = block["mark"], page.name in FOLLOWED
+        if mark.startswith("run by "):
+            tests = "".join((ROOT / name).read_text(encoding="utf-8") for name in mark[7:].split(", "))
+            for module, _ in commands(block["text"]):
+                package, _, name = module.rpartition(".")
+                assert module in tests or f"from {package} import {name}" in tests, (mark, module)
+        elif mark in FOLLOWED_MARKS or mark.startswith(("file: ", "holds: ")):
+            assert is_followed, mark
+        else:
+            assert mark == "measured" or mark.startswith("needs ") or (page.name, mark) in OTHERS, mark
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_is_one_that_its_parser_takes(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = page.read_text(encoding="utf-8")
+    in_blocks = [block["text"] for block in _BLOCK.finditer(text) if not block["mark"].startswith(SHOWN_MARKS)]
+    prose = re.findall(r"`(python -m [^`]+ [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    for one in in_blocks + [" ".join(inline.split()) for inline in prose]:
+        for module, words in commands(one):
+            parse(module, words, monkeypatch)
+
+
+def test_a_command_with_an_unknown_option_is_none() -> None:
+    """Of either kind of parser, in a job and after --: the test above would pass if it read nothing."""
+    told = "ray job submit -- python -m launch.rl run.toml --learner.lrr 1 \\\n --stage 1  # why\npython -m launch.report RUN [MORE RUNS]"
+    assert list(commands(told)) == [
+        ("launch.rl", [DEMO, "--learner.lrr", "1", "--stage", "1"]),
+        ("launch.report", ["RUN", "MORE", "RUNS"]),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        for module, words in ("launch.rl", [DEMO, "--lr", "1"]), ("launch.job", [DEMO, "--", "--lr", "1"]):
+            with pytest.raises(ValueError, match="--lr: unknown key"):
+                parse(module, words, patch)
+        with pytest.raises(AssertionError):
+            parse("launch.report", ["runs/demo", "--output", "x"], patch)
+
+
+def test_rays_commands_are_known_to_rays_own_parser() -> None:
+    ray = pytest.importorskip("ray.scripts.scripts", reason="Ray is not installed")
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES).replace("\\\n", " ")
+    given = [shlex.split(line, comments=True) for line in re.findall(r"^ray (.*)$", text, re.MULTILINE)]
+    for words in [*given, unknown := ["job", "stop", "--now", "id"]]:
+        command, rest = ray.cli.commands[words[0]], words[1:]
+        if words[0] == "job":
+            command, rest = command.commands[rest[0]], rest[1:]
+        if words is unknown:
+            with pytest.raises(ray.click.UsageError, match="--now"):
+                command.make_context("ray", rest)
+        else:
+            command.make_context("ray", rest)
+    assert {words[0] for words in given} == {"start", "job"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_file_page_and_target_of_make_that_is_named_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = set(
+        re.findall(
+            r"\b(?:tests|docs|launch|rl|rewards|curricula|data)/[\w/]+\.(?:py|toml|md|ipynb|yaml|sbatch)\b", text
+        )
+    )
+    assert [name for name in sorted(named) if "NAME" not in name and not (ROOT / name).exists()] == []
+    assert [link for link in re.findall(r"\]\(([^)#:]+)\)", text) if not (page.parent / link).exists()] == []
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE)) <= targets
 
 
 def test_the_rewards_command_prints_what_the_page_shows(tmp_path: Path) -> None:
@@ -74,43 +202,56 @@ def test_the_library_example_runs(tmp_path: Path) -> None:
     run([sys.executable, "-c", code], tmp_path)
 
 
-LEARNER = (ROOT / "docs" / "learner.md").read_text(encoding="utf-8")
-
-
-def test_the_commands_of_the_learner_page_are_known_to_their_parsers() -> None:
-    commands = re.findall(r"^python -m (launch\.\w+) +(.*)$", LEARNER, re.MULTILINE)
-    assert {module for module, _ in commands} == {"launch.bench", "launch.rl"}
-    for module, arguments in commands:
-        if module == "launch.bench":
-            bench._parser().parse_args(arguments.split())
-        else:
-            settings = re.findall(r"--(learner\.(\w+)) ", arguments)
-            assert settings and all(name in LearnerSection.model_fields for _, name in settings)
-
-
-def test_the_settings_that_the_learner_page_names_exist() -> None:
-    for name in re.findall(r"`learner\.(\w+)`", LEARNER):
-        assert name in LearnerSection.model_fields, name
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_settings_and_metrics_that_are_named_exist(page: Path) -> None:
+    prose = re.sub(
+        r"```.*?```", "", page.read_text(encoding="utf-8").split("### The same elsewhere")[0], flags=re.DOTALL
+    )
+    sections = {name: field.annotation for name, field in RunConfig.model_fields.items() if name != "stages"}
+    for section, key in re.findall(rf"`(?:--)?({'|'.join(sections)})\.(\w+)(?=[`\s=])", prose):
+        is_module = section == "data" and key in ("check", "prepare", "synthesis")
+        assert is_module or key in sections[section].model_fields, f"{section}.{key}"  # type: ignore[union-attr]
+    areas = "|".join({name.partition("/")[0] for name in GLOSSARY})
+    named = set(re.findall(rf"`((?:{areas})/[\w/<>]+)`", prose))
+    assert named <= set(GLOSSARY), named - set(GLOSSARY)
 
 
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 
 
-COMMANDS = {"data.check": check.main, "data.prepare": prepare.main, "data.synthesis": synthesis.main}
+def answered(words: Sequence[str]) -> int:
+    """Writes what launch.eval would, had a model answered bridge-2 by heart, greedily and sampled."""
+    config = load_config(EvalConfig, words, prog="python -m launch.eval").config
+    items = [{"problem_id": "bridge-2", "status": "ok", "value": 1.0}] * 2
+    Path(config.out).write_text(json.dumps({"config": config.model_dump(), "items": items}))
+    return 0
 
 
-def run_commands(text: str, *, exit_code: int) -> None:
-    """The block's commands as a shell would split them, in this process; of launch.eval only the file that it would write."""
-    for line in text.replace("\\\n", " ").splitlines():
-        python, flag, module, *words = shlex.split(line.replace("$MODEL", "model"))
-        assert (python, flag) == ("python", "-m")
-        if module in COMMANDS:
-            assert COMMANDS[module](words) == exit_code
-            continue
-        # What a model would have answered: bridge-2 by heart, greedily and sampled.
-        config = load_config(EvalConfig, words, prog=f"python -m {module}").config
-        items = [{"problem_id": "bridge-2", "status": "ok", "value": 1.0}] * 2
-        Path(config.out).write_text(json.dumps({"config": config.model_dump(), "items": items}))
+Commands = Mapping[str, Callable[[list[str]], int]]
+DATA_COMMANDS: Commands = {"data.check": check.main, "data.prepare": prepare.main, "data.synthesis": synthesis.main}
+
+
+def follow(text: str, known: Commands, capsys: pytest.CaptureFixture[str], *, runs: Sequence[str] = ("run",)) -> None:
+    """A page's blocks in their order, in the current folder; the commands in this process, by module."""
+    printed: tuple[str, ...] = ("", "")
+    for block in _BLOCK.finditer(text):
+        mark, text = block["mark"], block["text"]
+        if mark.startswith("file: "):
+            Path(mark.removeprefix("file: ")).write_text(text, encoding="utf-8")
+        elif mark.startswith("holds: "):
+            assert Path(mark.removeprefix("holds: ")).read_text(encoding="utf-8") == text
+        elif mark in ("output", "stderr"):
+            assert printed[mark == "stderr"] == text
+        elif mark == "part of the output":
+            assert text in printed[0]
+        elif mark == "python":
+            printed = (run([sys.executable, "-c", text], Path.cwd()), "")
+        elif mark in (*runs, "fails"):
+            capsys.readouterr()
+            for module, words in commands(text.replace("$MODEL", "model")):
+                assert known[module](words) == (2 if mark == "fails" else 0), (module, words)
+            out, err = capsys.readouterr()
+            printed = (out.replace(f"{Path.cwd()}/", ""), err)
 
 
 def ids_in(file: Path) -> list[str]:
@@ -122,23 +263,7 @@ def test_the_data_page_prints_what_it_shows_from_top_to_bottom(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     word_tokenizer().save_pretrained("model")
-    assert len(_BLOCK.findall(DATA)) == DATA.count("\n```") // 2
-    printed: tuple[str, ...] = ("", "")
-    for block in _BLOCK.finditer(DATA):
-        mark, text = block["mark"], block["text"]
-        if mark.startswith("file: "):
-            Path(mark.removeprefix("file: ")).write_text(text, encoding="utf-8")
-        elif mark.startswith("holds: "):
-            assert Path(mark.removeprefix("holds: ")).read_text(encoding="utf-8") == text
-        elif mark in ("output", "stderr"):
-            assert printed[mark == "stderr"] == text
-        elif mark == "python":
-            printed = (run([sys.executable, "-c", text], tmp_path), "")
-        else:
-            assert mark in ("run", "fails", "needs a model")
-            capsys.readouterr()
-            run_commands(text, exit_code=2 if mark == "fails" else 0)
-            printed = tuple(capsys.readouterr())
+    follow(DATA, {**DATA_COMMANDS, "launch.eval": answered}, capsys, runs=("run", "needs a model"))
     assert ids_in(tmp_path / "data" / "mine" / "problems.jsonl") == ["1", "2", "3"]
     assert ids_in(tmp_path / "data" / "reading" / "dropped.jsonl") == ["bridge-2"]
     [example] = re.findall(r"An id says its cell, also in rollouts and reports: `(.*?)`", DATA)

@@ -173,6 +173,10 @@ class GroupMemory:
         head = shape.output_bytes * num_tokens + logits
         return self._resident_bytes + self._held_per_token * num_tokens + max(layer, head)
 
+    def peak_bytes(self, num_tokens: int) -> int:
+        """The larger of the two peaks, with micro-batches of num_tokens."""
+        return max(self.prompt_peak_bytes, self.response_peak_bytes(num_tokens))
+
     @property
     def _resident_bytes(self) -> int:
         """Of the prompt, in both phases."""

@@ -215,9 +215,12 @@ class Learner:
 
     def _micro_batch_tokens(self, num_prompt_tokens: int) -> int:
         """Response tokens that a rank takes at one time; the same on all ranks."""
+        given = self._section.micro_batch_tokens
+        return given or self.memory_of(num_prompt_tokens).micro_batch_tokens(free_bytes=self._free_bytes)
+
+    def memory_of(self, num_prompt_tokens: int) -> GroupMemory:
+        """What a group with such a prompt takes by the formulas."""
         section = self._section
-        if section.micro_batch_tokens is not None:
-            return section.micro_batch_tokens
         return GroupMemory(
             shape=self._shape,
             prompt_tokens=num_prompt_tokens,
@@ -225,7 +228,7 @@ class Learner:
             head_chunk_tokens=self._head_chunk_tokens,
             offload_activations=section.offload_activations,
             sequence_parallel=section.sequence_parallel,
-        ).micro_batch_tokens(free_bytes=self._free_bytes)
+        )
 
     def _measure_free_memory(self) -> None:
         """What the rank with the least has left once all gradients are there."""

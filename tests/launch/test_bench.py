@@ -116,6 +116,12 @@ def test_ours_alone_leaves_the_comparison_empty(capsys: pytest.CaptureFixture[st
         assert figures[key] is None
 
 
+def test_the_estimated_memory_of_a_step_is_near_the_measured_peak(capsys: pytest.CaptureFixture[str]) -> None:
+    case = ["--model", "small", "--prompt-tokens", "2048", "--response-tokens", "256", "--gradient-checkpointing"]
+    figures = learner_figures(capsys, "--sides", "ours", *case)
+    assert 0.8 <= figures["ours_step_gib"] / figures["ours_step_estimate_gib"] <= 1.1
+
+
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )

@@ -18,7 +18,6 @@ import pytest
 import yaml
 
 from launch.cli import load_config
-from launch.job import _parser, _split
 from launch.rl import FLAGS
 from rl.config import RunConfig
 
@@ -239,26 +238,3 @@ def test_the_rayjob_resumes_on_a_shared_volume_under_a_token_with_the_gpus_of_it
         == command.config.learner.processes
     )
     assert yaml.safe_load(spec["runtimeEnvYAML"]) == {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "1800"}}
-
-
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-
-
-def test_every_block_of_the_operations_page_says_which_test_runs_it_or_what_it_needs() -> None:
-    marks = re.findall(r"^<!-- (.+) -->\n```\n", OPERATIONS, re.MULTILINE)
-    assert len(marks) == OPERATIONS.count("\n```\n") // 2
-    for mark in marks:
-        test = mark.removeprefix("run by ")
-        assert (ROOT / test).is_file() if test != mark else mark.startswith("needs "), mark
-
-
-def test_the_commands_of_the_operations_page_are_known_to_their_parsers() -> None:
-    commands = [line.partition("   #")[0] for line in re.findall(r"^python -m launch.*$", OPERATIONS, re.MULTILINE)]
-    assert len(commands) >= 6
-    for command in commands:
-        _, _, module, *words = shlex.split(command)
-        own, overrides = _split(words)
-        if module == "launch.job":
-            arguments = _parser().parse_args(own)
-            words = [arguments.config, *overrides]
-        load_config(RunConfig, words, prog=module, flags=FLAGS)

@@ -17,6 +17,7 @@ from rl.metrics import read_metrics
 from rl.rollout_log import read_rollouts, rollout_files
 from rl.run_folder import read_config
 
+pytestmark = pytest.mark.ray
 WINDOWS = ["160", "320", "480", "640", "800"]
 
 

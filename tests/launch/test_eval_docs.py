@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
-from launch.cli import help_text, load_config
+from launch.cli import help_text
 from launch.eval_config import EvalConfig
 from launch.eval_figures import table
 from launch.eval_suites import SUITES, SuiteFile
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
-
-
-def test_every_command_is_one_that_the_parser_takes() -> None:
-    commands = re.findall(r"^python -m launch\.eval (.*)$", PAGE.replace("\\\n", " "), re.MULTILINE)
-    assert len(commands) == 3
-    for words in commands:
-        load_config(EvalConfig, shlex.split(words), prog="python -m launch.eval")
 
 
 def test_every_key_that_the_page_names_exists() -> None:

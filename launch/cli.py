@@ -71,7 +71,19 @@ class Flag:
     """Without the dashes, for instance `dry-run`."""
     doc: str
     choices: tuple[str, ...] = ()
-    """Allowed values, the first one is the default; empty: the flag takes no value."""
+    """Allowed words, the first one is the default; empty: the flag takes no value."""
+    numbers: range = range(0)
+    """Whole numbers that are allowed beside the words."""
+
+    @property
+    def allowed(self) -> str:
+        """What the flag takes, for people."""
+        numbers = [f"{self.numbers[0]} to {self.numbers[-1]}"] if self.numbers else []
+        return " | ".join([*self.choices, *numbers])
+
+    def takes(self, text: str) -> bool:
+        """Whether the text is one of the words or numbers."""
+        return text in self.choices or text in map(str, self.numbers)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,15 +133,15 @@ def load_config(model: type[M], argv: Sequence[str], *, prog: str, flags: Sequen
 
 def help_text(model: type[BaseModel], *, prog: str, flags: Sequence[Flag] = ()) -> str:
     """Usage, the flags, then every key as `name  type = default` with its meaning below."""
-    choices = [f"[--{flag.name}{' ' + '|'.join(flag.choices) if flag.choices else ''}]" for flag in flags]
-    lines = [" ".join([f"usage: {prog} [CONFIG.toml] [--key value ...]", *choices])]
+    named = [f"--{flag.name} {flag.allowed}".rstrip() for flag in flags]
+    lines = [" ".join([f"usage: {prog} [CONFIG.toml] [--key value ...]", *(f"[{one}]" for one in named)])]
     if model.__doc__:
         lines += ["", model.__doc__.strip()]
     if flags:
         lines += ["", "Flags:"]
-        for flag in flags:
-            value = f" {' | '.join(flag.choices)} (default {flag.choices[0]})" if flag.choices else ""
-            lines += [f"  --{flag.name}{value}", textwrap.indent(flag.doc, " " * 6)]
+        for flag, told in zip(flags, named, strict=True):
+            default = f" (default {flag.choices[0]})" if flag.choices else ""
+            lines += [f"  {told}{default}", textwrap.indent(flag.doc, " " * 6)]
     lines += ["", "Keys (N is an index; the last --key value wins over the file and over earlier ones):"]
     for key in known_keys(model):
         default = "  (needed)" if key.default is None else f" = {key.default}"
@@ -174,10 +186,10 @@ def _read_arguments(model: type[BaseModel], argv: Sequence[str], flags: Sequence
             text = rest.pop(0)
         if flag is None:
             overrides.append((name, text))
-        elif text in flag.choices:
+        elif flag.takes(text):
             values[name] = text
         else:
-            raise ConfigError(f"command line: --{name}: seen {text!r}, allowed {' | '.join(flag.choices)}")
+            raise ConfigError(f"command line: --{name}: seen {text!r}, allowed {flag.allowed}")
     return _Arguments(path=path, overrides=tuple(overrides), values=values)
 
 

@@ -21,7 +21,7 @@ from launch.export_source import ExportSource
 from rl.config import RunConfig
 from rl.evaluate import wilson_interval
 from rl.metrics import read_metrics
-from rl.run_folder import Evaluation, WindowAccuracy, read_evaluations
+from rl.run_folder import Evaluation, WindowAccuracy
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -44,10 +44,9 @@ def model_card(
     """
     from huggingface_hub import ModelCardData
 
-    evaluations = read_evaluations(source.run_dir) if source.run_dir else []
     metrics = read_metrics(source.run_dir / "metrics.jsonl") if source.run_dir else []
     steps = [row for row in metrics if row["step"] <= source.manifest.step]
-    before, after = before_and_after(evaluations, source.manifest.step)
+    before, after = before_and_after(source.evaluations, source.manifest.step)
     rows = accuracy_rows(before, after)
     origin = origins(source.config.model.path)[-1] if source.config else ""
     front = ModelCardData(

@@ -15,7 +15,7 @@ from data.problem import DataError
 from launch.cli import ConfigError
 from rl.checkpoint import MANIFEST, CheckpointError, Manifest, find_latest, verify_checkpoint
 from rl.config import RunConfig
-from rl.run_folder import read_config
+from rl.run_folder import Evaluation, read_config, read_evaluations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +31,8 @@ class ExportSource:
     """The run's configuration; None: as above."""
     meta: Mapping[str, Any]
     """Commit and versions of the run's start; empty without a run."""
+    evaluations: tuple[Evaluation, ...]
+    """The run's, by step; empty without a run."""
 
     @property
     def model(self) -> Path:
@@ -60,6 +62,7 @@ def find_source(path: str) -> ExportSource:
 
     Raises:
         ConfigError: nothing of the kind is there, the checkpoint is not whole, or its run's config.toml cannot be read.
+        DataError: one of its run's evaluations cannot be read.
     """
     folder = Path(path)
     if folder.name == "model" and (folder.parent / MANIFEST).is_file():
@@ -83,9 +86,18 @@ def find_source(path: str) -> ExportSource:
     checkpoint = folder.resolve()
     run_dir = checkpoint.parent.parent
     if checkpoint.parent.name != "checkpoints" or not (run_dir / "config.toml").is_file():
-        return ExportSource(checkpoint=checkpoint, manifest=manifest, run_dir=None, config=None, meta={})
+        return ExportSource(
+            checkpoint=checkpoint, manifest=manifest, run_dir=None, config=None, meta={}, evaluations=()
+        )
     config, meta = _run_config(run_dir)
-    return ExportSource(checkpoint=checkpoint, manifest=manifest, run_dir=run_dir, config=config, meta=meta)
+    return ExportSource(
+        checkpoint=checkpoint,
+        manifest=manifest,
+        run_dir=run_dir,
+        config=config,
+        meta=meta,
+        evaluations=tuple(read_evaluations(run_dir)),
+    )
 
 
 def _run_config(run_dir: Path) -> tuple[RunConfig, Mapping[str, Any]]:

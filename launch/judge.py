@@ -5,17 +5,19 @@ Serves a model with vLLM on this machine's loopback, in the foreground, until Ct
 
 from __future__ import annotations
 
+import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import Field
 
 from launch.cli import ConfigError, load_config, main
 from rl.config import Section
-from rl.judge_process import JudgeProcess, JudgeSettings, is_cpu_build
+from rl.judge_process import JudgeFailed, JudgeProcess, JudgeSettings, is_cpu_build
 from rl.model_source import local_model
 
 CHECK_S = 0.5
@@ -47,7 +49,7 @@ class JudgeConfig(Section):
     deadline_s: float = Field(default=900.0, gt=0.0)
     """Seconds that loading may take."""
     log: str = ""
-    """File for the server's output; empty: one in the folder for temporary files."""
+    """File for the server's output; empty: a temporary one, which stays only where the server failed."""
 
 
 class _Stop(BaseException):
@@ -65,12 +67,15 @@ def run(argv: Sequence[str]) -> int:
     config = load_config(JudgeConfig, argv, prog="python -m launch.judge").config
     if not config.model:
         raise ConfigError("model: empty; it is needed: python -m launch.judge --model FOLDER")
-    devices = config.devices or ("" if is_cpu_build() else "0")
-    log = config.log or str(Path(tempfile.mkdtemp(prefix="longreach-judge-")) / "judge.log")
+    with _log_file(config.log) as log:
+        return _serve(config, log)
+
+
+def _serve(config: JudgeConfig, log: str) -> int:
     settings = JudgeSettings(
         **config.model_dump(exclude={"model", "devices", "log"}),
         model=local_model(config.model),
-        devices=devices,
+        devices=config.devices or ("" if is_cpu_build() else "0"),
         log=log,
     )
     process = JudgeProcess(settings)
@@ -89,6 +94,24 @@ def run(argv: Sequence[str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _log_file(path: str) -> Iterator[str]:
+    """The path itself; for an empty one a temporary file, which a server that failed leaves behind to be read."""
+    if path:
+        yield path
+        return
+    folder = tempfile.mkdtemp(prefix="longreach-judge-")
+    has_failed = False
+    try:
+        yield str(Path(folder, "judge.log"))
+    except JudgeFailed:
+        has_failed = True
+        raise
+    finally:
+        if not has_failed:
+            shutil.rmtree(folder)
 
 
 def _told(process: JudgeProcess, seconds: float) -> str:

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from launch.charts import Band, Chart, Series, category_chart
 from launch.report_stages import trained_up_to
 from launch.run_record import RunRecord
+from rl.evaluate import wilson_interval
 from rl.run_folder import Evaluation, WindowAccuracy
-
-Z95 = 1.959964
-"""97.5 % quantile of the standard normal distribution."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,25 +57,17 @@ def accuracy_cell(window: WindowAccuracy | None) -> AccuracyCell | None:
     """An evaluation's window with its uncertainty."""
     if window is None:
         return None
-    low, high = wilson(window.greedy, window.num) if window.num else (0.0, 0.0)
+    low, high = wilson_interval(window.greedy, window.num) if window.num else (0.0, 0.0)
     return AccuracyCell(
         greedy=window.greedy, half_width=(high - low) / 2 if window.num else None, sampled=window.sampled
     )
-
-
-def wilson(share: float, num: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share of `num` > 0 trials (Wilson 1927), in [0, 1]."""
-    scale = 1 + Z95**2 / num
-    center = (share + Z95**2 / (2 * num)) / scale
-    half = Z95 * math.sqrt(share * (1 - share) / num + Z95**2 / (4 * num**2)) / scale
-    return max(0.0, center - half), min(1.0, center + half)
 
 
 def change_between(before: WindowAccuracy, after: WindowAccuracy) -> Change:
     """The change with the interval of two independent shares, on its side towards zero (Newcombe 1998, method 10)."""
     if not before.num or not after.num:
         return Change(before=before.greedy, after=after.greedy, half_width=None)
-    (low0, high0), (low1, high1) = wilson(before.greedy, before.num), wilson(after.greedy, after.num)
+    (low0, high0), (low1, high1) = (wilson_interval(w.greedy, w.num) for w in (before, after))
     down = math.hypot(after.greedy - low1, high0 - before.greedy)
     up = math.hypot(high1 - after.greedy, before.greedy - low0)
     towards_zero = down if after.greedy > before.greedy else up
@@ -104,7 +94,7 @@ def accuracy_curves(evaluations: Sequence[tuple[str, Evaluation]], bounds: Seque
     for label, evaluation in evaluations:
         windows = [evaluation.windows.get(b) for b in bounds]
         series.append(Series(label=label, values=tuple(w.greedy if w else None for w in windows)))
-        intervals.append([wilson(w.greedy, w.num) if w and w.num else None for w in windows])
+        intervals.append([wilson_interval(w.greedy, w.num) if w and w.num else None for w in windows])
     return category_chart(
         "Accuracy by prompt length",
         "greedy answers to held-out problems; bars: 95 % interval",

@@ -9,9 +9,10 @@ from typing import Any
 
 import orjson
 
-from launch.report_page import json_block, shortened, visible
+from launch.report_page import json_block, visible
 from launch.report_rollouts import MAX_ROLLOUTS, evenly, telling
 from launch.run_record import RunRecord
+from rl.samples import shortened
 
 MAX_BYTES = 8_000_000
 """Of all rollouts in one page, as JSON."""

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from launch.cli import ConfigError, Flag, load_config, main
 from rl.config import RunConfig
 
-MAX_STAGES = 9
-GPU_SIZES_GIB = (16, 24, 32, 40, 48, 64, 80, 96, 141, 180, 192, 288)
 FLAGS = (
     Flag(
         name="dry-run", doc="Validate everything, print the resolved configuration and the stage plan, start nothing."
@@ -24,13 +22,15 @@ FLAGS = (
     ),
     Flag(
         name="stage",
-        choices=("all", *map(str, range(1, MAX_STAGES + 1))),
+        choices=("all",),
+        numbers=range(1, 1000),
         doc="Train up to and including this stage (1 is the first) and end with exit code 0; "
         "the same command with a later one, or with all, goes on.",
     ),
     Flag(
         name="gpu-gib",
-        choices=("unknown", *map(str, GPU_SIZES_GIB)),
+        choices=("unknown",),
+        numbers=range(1, 1025),
         doc="With --dry-run: memory of each GPU, in GiB; says what does not fit.",
     ),
 )
@@ -77,7 +77,7 @@ def stage_count(stage: str, config: RunConfig) -> int:
     """
     if stage == "all":
         return len(config.stages)
-    if not stage.isdecimal() or not 1 <= int(stage) <= len(config.stages):
+    if stage not in map(str, range(1, len(config.stages) + 1)):
         raise ConfigError(
             f"command line: --stage: seen {stage!r}, allowed all | 1 to {len(config.stages)}, the run's stages"
         )

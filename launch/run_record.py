@@ -124,11 +124,9 @@ def _summary(run_dir: Path, missing: list[str]) -> dict[str, Any]:
 
 def _evaluations(run_dir: Path, summary: Mapping[str, Any], missing: list[str]) -> list[Evaluation]:
     """The evaluations' own files; a checkpoint that only the summary has comes from there, its counts unknown."""
-    try:
-        found = read_evaluations(run_dir)
-    except ValueError as error:
-        missing.append(f"{error}.")
-        found = []
+    unreadable: list[str] = []
+    found = read_evaluations(run_dir, unreadable)
+    missing.extend(f"{told}." for told in unreadable)
     known = {evaluation.checkpoint for evaluation in found}
     sampled = summary.get("accuracy_sampled", {})
     for checkpoint, shares in summary.get("accuracy", {}).items():

@@ -135,12 +135,12 @@ class Alarms:
         return {"states": {name: asdict(state) for name, state in self._states.items()}, "memory": asdict(self._memory)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Go on where `state_dict` was taken; an alarm that is younger than the state has seen nothing yet."""
         memory = state["memory"]
         means = {name: _Mean(**memory[name]) for name in ("entropy", "truncated", "rewards")}
         points = [(reward, accuracy) for reward, accuracy in memory["points"]]
         self._memory = _Memory(**means, points=points, stage=memory["stage"])
-        self._states = {name: _State(**state["states"][name]) for name in NAMES}
+        self._states = {name: _State(**state["states"].get(name, {})) for name in NAMES}
 
     def _readings(self, metrics: Mapping[str, float]) -> dict[AlarmName, _Reading | None]:
         health = self._health

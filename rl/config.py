@@ -19,7 +19,7 @@ class Section(BaseModel):
 
 class RunSection(Section):
     name: str = "run"
-    """Name shown in the report and in the tracker."""
+    """Name in the report, of an exported model and of a job on Ray; trackers show the folder's, the last part of run.dir."""
     dir: str = "runs/run"
     """Directory that holds everything the run writes."""
     seed: int = Field(default=0, ge=0)

@@ -20,6 +20,8 @@ from rl.rollout.engine import SampleRequest
 from rl.types import Completion, FinishReason
 
 Decoding = Literal["greedy", "sampled"]
+Z95 = 1.959964
+"""97.5 % quantile of the standard normal distribution."""
 
 
 class Generator(Protocol):
@@ -336,15 +338,14 @@ def pass_at_k(num: int, num_right: int, k: int) -> float:
     return 1 - math.comb(num - num_right, k) / math.comb(num, k)
 
 
-def wilson_interval(mean: float, num: int, z: float = 1.96) -> tuple[float, float]:
-    """Score interval of a proportion (Wilson, 1927): (m + z^2/2n +- z sqrt(m(1-m)/n + z^2/4n^2)) / (1 + z^2/n).
+def wilson_interval(mean: float, num: int) -> tuple[float, float]:
+    """95 % score interval of a proportion (Wilson, 1927): (m + z^2/2n +- z sqrt(m(1-m)/n + z^2/4n^2)) / (1 + z^2/n).
 
     Args:
         mean: share of successes, in [0, 1].
         num: trials, at least 1.
-        z: half-width in standard deviations; 1.96 is 95 %.
     """
-    centre = mean + z * z / (2 * num)
-    half = z * math.sqrt(mean * (1 - mean) / num + z * z / (4 * num * num))
-    scale = 1 + z * z / num
+    centre = mean + Z95**2 / (2 * num)
+    half = Z95 * math.sqrt(mean * (1 - mean) / num + Z95**2 / (4 * num**2))
+    scale = 1 + Z95**2 / num
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from data.problem import Problem
+from data.problem import DataError, Problem
 from rewards.types import Score
 from rl.types import Rollout, RolloutGroup
 
@@ -23,7 +23,7 @@ def group_from_dict(content: dict[str, Any]) -> RolloutGroup:
     """The group that `group_to_dict` was given.
 
     Raises:
-        ValueError: a field is missing, unknown or has an impossible value.
+        DataError: a field is missing, unknown or has an impossible value.
     """
     try:
         rollouts = tuple(
@@ -32,7 +32,7 @@ def group_from_dict(content: dict[str, Any]) -> RolloutGroup:
         problem = Problem(**_frozen(content["problem"]))
         return RolloutGroup(**{**_frozen(content), "problem": problem, "rollouts": rollouts})
     except (KeyError, TypeError) as error:
-        raise ValueError(
+        raise DataError(
             f"surplus group: not what this version writes ({error}); start from another checkpoint"
         ) from error
 

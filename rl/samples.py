@@ -11,8 +11,10 @@ COLUMNS = (
     "source", "advantage",
 )  # fmt: skip
 MAX_ROWS = 8
-MAX_CELL_CHARS = 4000
+MAX_SHOWN_CHARS = 4000
+"""Of a longer text the two ends are shown, so many characters together."""
 GAP = "\n[...]\n"
+"""Between a document's ends, which are all that a row has of it."""
 
 
 def sample_rows(rollouts: Path) -> list[list[str | int | float | None]]:
@@ -44,9 +46,9 @@ def sample_rows(rollouts: Path) -> list[list[str | int | float | None]]:
     ]
 
 
-def shortened(text: str) -> str:
-    """A text of at most MAX_CELL_CHARS: a longer one's two ends."""
-    if len(text) <= MAX_CELL_CHARS:
+def shortened(text: str, max_chars: int = MAX_SHOWN_CHARS) -> str:
+    """A long text's two ends, and how much lies between them."""
+    if len(text) <= max_chars:
         return text
-    half = (MAX_CELL_CHARS - len(GAP)) // 2
-    return text[:half] + GAP + text[-half:]
+    half = max_chars // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters ...]\n{text[-half:]}"

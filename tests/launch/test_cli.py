@@ -19,7 +19,11 @@ from launch.keys import known_keys, nearest
 from rl.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = (Flag(name="dry-run", doc="Start nothing."), Flag(name="resume", doc="Go on.", choices=("auto", "never")))
+FLAGS = (
+    Flag(name="dry-run", doc="Start nothing."),
+    Flag(name="resume", doc="Go on.", choices=("auto", "never")),
+    Flag(name="gpus", doc="How many.", choices=("any",), numbers=range(1, 65)),
+)
 
 
 class Inner(BaseModel):
@@ -129,9 +133,11 @@ def test_the_name_of_a_table_entry_may_hold_dots() -> None:
 def test_flags_are_read_apart_from_the_configuration(file: Path) -> None:
     assert not load(file).is_on("dry-run")
     assert load(file).values["resume"] == "auto"
-    command = load("--dry-run", file, "--resume", "never")
+    assert load(file).values["gpus"] == "any"
+    command = load("--dry-run", file, "--resume", "never", "--gpus=48")
     assert command.is_on("dry-run")
     assert command.values["resume"] == "never"
+    assert command.values["gpus"] == "48"
 
 
 @pytest.mark.parametrize(
@@ -154,6 +160,10 @@ def test_flags_are_read_apart_from_the_configuration(file: Path) -> None:
         (["--betas", "[1.0]"], "betas.1: missing, needed: float"),
         (["--inner", "5"], "inner: seen 5, allowed: a table"),
         (["--resume", "maybe"], "--resume: seen 'maybe', allowed auto | never"),
+        (["--gpus", "0"], "--gpus: seen '0', allowed any | 1 to 64"),
+        (["--gpus", "65"], "--gpus: seen '65', allowed any | 1 to 64"),
+        (["--gpus", "none"], "--gpus: seen 'none', allowed any | 1 to 64"),
+        (["--gpus", "1.0"], "--gpus: seen '1.0', allowed any | 1 to 64"),
         (["--dry-run=yes"], "--dry-run takes no value"),
         (["-x"], "'-x' is no key and no flag"),
         (["other.toml"], "two files"),
@@ -209,7 +219,9 @@ def test_help_names_every_key_with_type_default_and_meaning(capsys: pytest.Captu
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith("usage: python -m launch.rl [CONFIG.toml]")
-    assert "--resume auto | never (default auto)" in text
+    assert text.splitlines()[0].endswith("[--dry-run] [--resume auto | never] [--gpus any | 1 to 64]")
+    assert "  --dry-run\n" in text and "  --resume auto | never (default auto)\n" in text
+    assert "  --gpus any | 1 to 64 (default any)\n" in text
     keys = list(known_keys(RunConfig))
     assert "stages.N.steps" in {key.name for key in keys}
     for key in keys:

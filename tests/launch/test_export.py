@@ -20,7 +20,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import launch.export
 from data.prompts import PromptTemplate
@@ -29,7 +29,12 @@ from launch.export import ExportConfig, run
 from launch.export_card import cell, is_hub_id, origins
 from launch.export_check import ExportFailed, compared
 from launch.serve_command import ask_program, rope_overrides
-from tests.launch.exported_run import STEP, YARN, write_run
+from rl.checkpoint import save_checkpoint
+from rl.config import LearnerSection
+from rl.learner.lora import adapters_off, add_adapters, load_adapter
+from rl.learner.step import Learner
+from rl.run_folder import read_config, write_config
+from tests.launch.exported_run import STEP, YARN, tokenizer, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,6 +117,39 @@ def test_another_type_is_bounded_by_its_rounding_and_given_licence_and_name_are_
     assert ModelCard.load(out / "README.md").data.license == "apache-2.0"
 
 
+def test_a_run_of_adapters_is_exported_without_them_and_computes_base_plus_adapters(tiny: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    base, section = tiny / "checkpoints" / "latest" / "model", LearnerSection(lora_rank=4, lora_alpha=8.0, threads=1)
+    learner = Learner(str(base), section=section, dtype="float32", device="cpu", temperature=1.0)
+    torch.manual_seed(0)
+    for name, parameter in learner.model.named_parameters():
+        if "lora_" in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+
+    def write(place: Path) -> None:
+        learner.save_model(str(place / "model"))
+        tokenizer().save_pretrained(place / "model")
+
+    write_config(tmp_path, read_config(tiny)[0] | {"learner": section.model_dump()}, {})
+    save_checkpoint(tmp_path, 1, write, {}, keep=1)
+    adapter = load_file(tmp_path / "checkpoints" / "latest" / "model" / "adapter" / "adapter_model.safetensors")
+    assert exit_code(run, [str(tmp_path)]) == 0
+    out = tmp_path / "export"
+    assert load_file(out / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
+    assert not [path for path in out.rglob("*") if "adapter" in path.name]
+    assert "safetensors, adapters merged |" in (out / "README.md").read_text()
+
+    exported, plus = (AutoModelForCausalLM.from_pretrained(path).eval() for path in (out, base))
+    add_adapters(plus, rank=4, alpha=8.0, targets=section.lora_targets, seed=0)
+    load_adapter(plus, adapter.items())
+    ids = torch.arange(4, 60).view(2, 28)
+    with torch.no_grad():
+        logits = exported(ids).logits
+        torch.testing.assert_close(logits, plus(ids).logits, rtol=1e-4, atol=1e-4)
+        with adapters_off(plus):
+            assert float((logits - plus(ids).logits).abs().max()) > 1.0
+
+
 def test_an_export_is_replaced_whole_and_anything_else_is_left_alone(
     tiny: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +185,22 @@ def test_a_checkpoint_that_was_changed_is_refused_and_a_run_falls_back_to_an_old
     weights.write_bytes(content)
     assert "model/model.safetensors: sha256" in refused(capsys, weights.parent.parent)
     assert "no checkpoint to export (checkpoint: step-000003 skipped" in refused(capsys, copy)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff", b"[]", b'{"checkpoint": "sft", "step": 0}', b'{"checkpoint": "sft", "step": "0", "windows": {}}'],
+)
+def test_an_evaluation_that_cannot_be_read_is_named_before_anything_is_written(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    shutil.copytree(tiny, tmp_path / "run", symlinks=True, ignore=shutil.ignore_patterns("export"))
+    broken = tmp_path / "run" / "evaluations" / "sft.json"
+    broken.write_bytes(content)
+    told = refused(capsys, tmp_path / "run")
+    assert told.startswith(f"error: {broken}: not an evaluation (")
+    assert told.endswith("; remove it or evaluate again\n")
+    assert not (tmp_path / "run" / "export").exists()
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ from data.problem import Problem
 from launch.charts import BOTTOM, TOP, Band, Series, area_chart, category_chart, line_chart
 from launch.cli import ConfigError
 from launch.report import write_report
-from launch.report_accuracy import change_between, wilson
+from launch.report_accuracy import accuracy_cell, change_between
 from launch.report_facts import headline
-from launch.report_page import TEMPLATES, duration, json_block, shortened, visible
+from launch.report_page import TEMPLATES, duration, json_block, visible
 from launch.report_rollouts import NO_ROLLOUTS
 from launch.report_stages import trained_up_to
 from launch.run_record import Alarm, RunRecord, read_run
@@ -309,15 +309,18 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_is_shown(tmp_path: Pat
     (tmp_path / "config.toml").write_text("[run\n")
     (tmp_path / "summary.json").write_bytes(b"")
     (tmp_path / "evaluations" / "sft.json").write_bytes(b"{")
+    (tmp_path / "evaluations" / "base.json").write_bytes(b'{"checkpoint": "base", "step": "0", "windows": {}}')
     (tmp_path / "rollouts" / "step-000001.parquet").write_bytes(b"PAR1")
     told = text_of(write_report(tmp_path))
     for name in (
         "config.toml cannot be read",
         "summary.json cannot be read",
         "sft.json: not an evaluation",
+        "base.json: not an evaluation (step: Input should be a valid integer)",
         "not a readable parquet",
     ):
         assert name in told
+    assert [e.checkpoint for e in read_run(tmp_path).evaluations] == ["stage-1", "stage-2", "final"]
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
@@ -408,17 +411,12 @@ def test_hidden_characters_are_shown() -> None:
     )
 
 
-def test_a_long_response_keeps_both_ends() -> None:
-    short = shortened("a" * 4000 + "b" * 4000)
-    assert short == "a" * 3000 + "\n[... 2,000 characters ...]\n" + "b" * 3000
-
-
-def test_intervals_are_wilsons() -> None:
-    # share 0.5 of 100, z = 1.96: (0.5 + 0.0192) / 1.0384 = 0.5; half 1.96 * sqrt(0.0025 + 0.000096) / 1.0384 = 0.0962
-    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    # share 0 of n: [0, z^2 / (n + z^2)] = 3.8415 / 103.8415
-    assert wilson(0.0, 100) == pytest.approx((0.0, 0.03699), abs=1e-5)
-    assert wilson(1.0, 100)[1] == 1.0
+def test_a_windows_interval_is_wilsons_and_unknown_without_a_count() -> None:
+    # Share 0 of 100: [0, z^2 / (100 + z^2)], of which half is 3.841459 / 207.682918.
+    cell = accuracy_cell(WindowAccuracy(num=100, greedy=0.0))
+    assert cell is not None and cell.half_width == pytest.approx(0.0184967, abs=1e-7)
+    unknown = accuracy_cell(WindowAccuracy(num=0, greedy=0.0))
+    assert unknown is not None and unknown.half_width is None
 
 
 def test_a_small_change_is_said_to_be_chance_and_a_large_one_is_not() -> None:

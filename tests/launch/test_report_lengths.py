@@ -10,11 +10,19 @@ from typing import Any
 import orjson
 import pytest
 
+from data.prepare import prepare
+from data.problem import SourceProblem
 from launch.charts import BOTTOM, TOP
+from launch.cli import exit_code
+from launch.eval import run
+from launch.report import write_report
 from launch.report_items import ResultView, heat_maps, read_result_files, result_views
 from launch.report_pass_at_k import ks_up_to, length_charts, mean_pass_at_k
 from launch.report_rollouts import GroupCount
 from rl.evaluate import pass_at_k
+from tests.data.tokenizers import word_tokenizer
+from tests.launch.test_report import text_of, write_run
+from tests.rewards.judge_server import judge_server
 
 
 def test_pass_at_k_is_the_share_of_all_choices_of_k_that_hold_a_right_answer() -> None:
@@ -135,6 +143,37 @@ def test_suites_of_one_file_are_told_apart(tmp_path: Path) -> None:
     ]
     written(tmp_path, items, "eval/both/result.json")
     assert [(view.suite, view.accuracy.mean) for view in views(tmp_path)] == [("musique", 1.0), ("frames", 0.0)]
+
+
+def test_a_result_of_launch_eval_in_a_runs_folder_is_on_its_page(tmp_path: Path) -> None:
+    """A model that says Ada, which is right at depth 0 of 400 tokens and for one of two problems at depth 1; never at 800."""
+    golds = {(400, 0): ("Ada", "Ada"), (400, 1): ("Ada", "Eve"), (800, 0): ("Eve", "Eve")}
+    problems = [
+        SourceProblem(
+            problem_id=f"lookup-test-0-{length}-depth{depth}-{number}", task="lookup", context="It was one of two.",
+            question="Who?", answers=(gold,), answer_type="text",
+        )
+        for (length, depth), cell in golds.items() for number, gold in enumerate(cell)
+    ]  # fmt: skip
+    prepare(problems, word_tokenizer(), tmp_path / "set", windows=(400,))
+    write_run(tmp_path / "run", num_steps=2)
+    with judge_server(content="Therefore, the answer is Ada.") as server:
+        words = ["--model", server.url, "--model_name", "m", "--suite", str(tmp_path / "set"), "--num_samples", "2"]
+        assert exit_code(run, [*words, "--out", str(tmp_path / "run" / "eval")]) == 0
+    told = text_of(write_report(tmp_path / "run"))
+    for part in (
+        "eval/result.json: ", f"Model {server.url}. 6 problems, greedy answers: 50.0% right",
+        "Length and depth, lookup n 2 a cell facts at400800 0%100%±330%±33 100%50%±41-",
+        "One of k sampled answers is right WindowProblemsk = 1k = 2 ≤400650.0%50.0%",
+    ):  # fmt: skip
+        assert part in told, part
+    result = orjson.loads((tmp_path / "run" / "eval" / "result.json").read_bytes())
+    [shown] = [one for view in views(tmp_path / "run") for one in view.maps]
+    cells = {(n, depth): cell for depth, cells in shown.rows for n, cell in zip(shown.lengths, cells, strict=True)}
+    greedy = [one for one in result["grid"] if one["decoding"] == "greedy"]
+    assert {(one["length"], one["depth"]): one["strict"]["mean"] for one in greedy} == {
+        place: cell.mean for place, cell in cells.items() if cell
+    }
 
 
 def test_result_files_are_found_and_what_is_none_is_left_alone_or_named(tmp_path: Path) -> None:

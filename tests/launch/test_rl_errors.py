@@ -19,8 +19,10 @@ import tomli_w
 
 import data.prepare
 from data.prepare import prepare
-from launch.cli import exit_code
-from launch.rl import run
+from launch.cli import exit_code, load_config
+from launch.rl import FLAGS, run, stage_count
+from rl.checkpoint import save_checkpoint
+from rl.config import RunConfig
 from tests.rl.tiny_run import TEMPLATE, problems, tokenizer, write_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,6 +117,10 @@ def test_a_bad_configuration_file_is_told_by_file_key_and_way_out(
         (["--dryrun"], ["command line: --dryrun: unknown key; did you mean dry-run?"]),
         (["--learner.lr", "fast"], ["command line: learner.lr: seen 'fast', allowed: float"]),
         (["--resume", "always"], ["command line: --resume: seen 'always', allowed auto | never"]),
+        (["--stage", "0"], ["command line: --stage: seen '0', allowed all | 1 to "]),
+        (["--stage", "7"], ["command line: --stage: seen '7', allowed all | 1 to 2, the run's stages"]),
+        (["--gpu-gib", "none"], ["command line: --gpu-gib: seen 'none', allowed unknown | 1 to 1024"]),
+        (["--gpu-gib", "81559"], ["command line: --gpu-gib: seen '81559', allowed unknown | 1 to 1024"]),
     ],
 )
 def test_a_bad_command_line_is_told_by_key_and_way_out(
@@ -123,6 +129,14 @@ def test_a_bad_command_line_is_told_by_key_and_way_out(
     line = told(written(good, tmp_path), *argv)
     for word in words:
         assert word in line
+
+
+def test_every_stage_of_a_run_and_any_size_of_gpu_can_be_named(good: Config, tmp_path: Path) -> None:
+    stages = [{"max_prompt_tokens": 10 * k, "steps": 1, "max_response_tokens": 4} for k in range(1, 13)]
+    path = written(good | {"stages": stages}, tmp_path)
+    command = load_config(RunConfig, [str(path), "--stage", "12", "--gpu-gib", "47"], prog="launch.rl", flags=FLAGS)
+    assert stage_count(command.values["stage"], command.config) == 12
+    assert command.values["gpu-gib"] == "47"
 
 
 def test_a_missing_configuration_file_is_named(told: Callable[..., str]) -> None:
@@ -317,6 +331,18 @@ def test_preparing_a_malformed_file_ends_with_one_line_and_nothing_written(
     for word in words:
         assert word in line
     assert not out.exists()
+
+
+def test_a_checkpoint_whose_state_lacks_something_is_refused_by_its_name(
+    good: Config, tmp_path: Path, told: Callable[..., str]
+) -> None:
+    config = copy.deepcopy(good)
+    config["run"]["dir"] = str(tmp_path / "run")
+    save_checkpoint(tmp_path / "run", 1, lambda _: None, {"step": 1, "surplus": [], "wall_s": 1.0}, keep=1)
+    assert (
+        f"{tmp_path / 'run'}/checkpoints/step-000001/state.json: no curriculum, negatives_masked, failed_rounds, "
+        "tracker_run_id in it, so the run cannot go on from here; go on with the version that wrote it, or start a new run"
+    ) in told(written(config, tmp_path))
 
 
 @pytest.mark.parametrize(

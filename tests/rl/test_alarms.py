@@ -137,3 +137,12 @@ def test_a_resumed_run_raises_the_same_at_whatever_step_it_was_saved() -> None:
         after.load_state_dict(json.loads(json.dumps(before.state_dict())))
         assert after.state_dict() == before.state_dict()
         assert told + changes(after, rows[saved_after:], saved_after + 1) == expected
+
+
+def test_an_alarm_younger_than_the_saved_state_has_seen_nothing_and_the_others_stay() -> None:
+    before, after = alarms(), alarms()
+    changes(before, [{"reward/invalid_frac": 0.2, "policy/kl_sampler": 0.2}] * 2)
+    state = before.state_dict()
+    del state["states"]["sampler_mismatch"]
+    after.load_state_dict(state)
+    assert after.raised == ("invalid_scores",)

@@ -169,7 +169,8 @@ def test_an_engine_that_loses_an_answer_is_refused() -> None:
 
 
 def test_the_interval_is_wilsons() -> None:
-    # m = 1/2, n = 4, z = 2: centre 1/2 + 4/8 = 1; half 2 sqrt(1/16 + 4/64) = 2 sqrt(1/8) = 0.70711; scale 1 + 4/4 = 2
-    assert wilson_interval(0.5, 4, z=2.0) == pytest.approx((0.146447, 0.853553), abs=1e-6)
-    assert wilson_interval(0.0, 10)[0] == 0.0
-    assert wilson_interval(1.0, 10)[1] == 1.0
+    # m = 1/2: 1/2 +- z / 2 sqrt(n + z^2) = 1.959964 / 2 sqrt(103.841459) = 0.096168
+    assert wilson_interval(0.5, 100) == pytest.approx((0.403832, 0.596168), abs=1e-6)
+    # m = 0: [0, z^2 / (n + z^2)] = 3.841459 / 103.841459; with z = 1.96 it would end at 0.036995
+    assert wilson_interval(0.0, 100) == pytest.approx((0.0, 0.0369935), abs=1e-7)
+    assert wilson_interval(1.0, 10)[1] == pytest.approx(1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import signal
@@ -11,13 +12,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import tomli_w
 
+from rl.checkpoint import MANIFEST, STATE, find_latest, load_state
 from rl.metrics import read_metrics
 from tests.rl.tiny_run import write_inputs
 
+pytestmark = pytest.mark.ray
 NUM_STEPS = 8
+KILLED_AFTER = sorted(random.Random(20261122).sample(range(1, NUM_STEPS), 3))
 EXACT = ("model/model.safetensors", "trainer/parameters-00001.safetensors", "trainer/moments-00001.safetensors")
 
 
@@ -48,6 +53,19 @@ def kill_after(arguments: list[str], run_dir: Path, step: int) -> None:
         process.wait()
 
 
+def forget_alarms(run_dir: Path) -> None:
+    """Leave in the newest checkpoint what one written before there were alarms has."""
+    path = find_latest(run_dir).path
+    assert path is not None
+    state = load_state(path)
+    del state["alarms"]
+    content = orjson.dumps(state)
+    (path / STATE).write_bytes(content)
+    manifest = orjson.loads((path / MANIFEST).read_bytes())
+    manifest["files"][STATE] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (path / MANIFEST).write_bytes(orjson.dumps(manifest))
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """The configuration of a tiny run and the folder its inputs are in."""
@@ -65,14 +83,17 @@ def uninterrupted(inputs: tuple[dict[str, Any], Path]) -> Path:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("step", sorted(random.Random(20261122).sample(range(1, NUM_STEPS), 3)))
+@pytest.mark.parametrize(("step", "knows_alarms"), list(zip(KILLED_AFTER, (True, True, False), strict=True)))
 def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(
-    inputs: tuple[dict[str, Any], Path], uninterrupted: Path, step: int
+    inputs: tuple[dict[str, Any], Path], uninterrupted: Path, step: int, knows_alarms: bool
 ) -> None:
     arguments, run_dir = command(*inputs, f"killed-{step}")
     kill_after(arguments, run_dir, step)
+    if not knows_alarms:
+        forget_alarms(run_dir)
     done = subprocess.run([*arguments, "--resume", "auto"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert ("knows of no alarms: none are raised" in done.stdout) is not knows_alarms
     assert last_checkpoint(run_dir) == last_checkpoint(uninterrupted)
     steps = [row["step"] for row in read_metrics(run_dir / "metrics.jsonl")]
     assert steps == list(range(1, NUM_STEPS + 1))

@@ -19,6 +19,7 @@ from rl.config import RunConfig
 from rl.metrics import ALARMS_FILE, GLOSSARY, read_alarms, read_metrics
 from rl.rollout.weight_files import iter_weights, weight_names
 from rl.rollout_log import read_rollouts
+from rl.run import NEEDED
 from rl.run_folder import read_config
 from rl.samples import MAX_ROWS
 from tests.rewards.judge_server import judge_server, strict
@@ -91,6 +92,7 @@ def test_negative_advantages_are_left_out_while_entropy_is_too_high(folder: Path
         assert min(advantages) == 0
     state = json.loads((folder / "checkpoints" / "latest" / "state.json").read_bytes())
     assert state["negatives_masked"] is True
+    assert set(state) == {*NEEDED, "policy_version", "alarms"}
 
 
 def test_every_step_has_its_rollouts(folder: Path) -> None:

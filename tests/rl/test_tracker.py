@@ -16,7 +16,7 @@ import pytest
 from rl.config import TrackingSection
 from rl.metrics import MetricsLog, read_metrics
 from rl.rollout_log import write_rollouts
-from rl.samples import COLUMNS, MAX_CELL_CHARS, MAX_ROWS, sample_rows
+from rl.samples import COLUMNS, MAX_ROWS, sample_rows
 from rl.tracker import Tracker
 from rl.wandb_files import BLOCK_BYTES, HEADER, read_records, repair_files
 from rl.wandb_run import ID_FILE, WandbRun
@@ -32,7 +32,7 @@ from pathlib import Path
 from rl.config import TrackingSection
 from rl.metrics import MetricsLog
 folder, mode, last_step, up_to, kill_after = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
-log = MetricsLog(folder, TrackingSection(wandb=mode, group="g"), {{}}, None, last_step=last_step)
+log = MetricsLog(folder, TrackingSection(wandb=mode, group="g"), {{"run": {{"name": "n"}}}}, None, last_step=last_step)
 for step in range(last_step + 1, up_to + 1):
     log.log(step, {{"policy/entropy": step / 10, "start": f"after {{last_step}}"}} | {WIDE!r})
 if kill_after >= 0:
@@ -51,7 +51,8 @@ def server() -> Iterator[WandbServer]:
 def start(server: WandbServer, folder: Path, mode: str, last_step: int, up_to: int, *, kill_after: int = -1) -> None:
     """One start of a run in a process of its own: steps after last_step up to up_to, then a kill where one is asked for."""
     command = [sys.executable, "-c", START, str(folder), mode, str(last_step), str(up_to), str(kill_after)]
-    done = subprocess.run(command, env=environment(server), capture_output=True, text=True, check=False, timeout=120)
+    variables = environment(server) | {"TMPDIR": str(folder)}  # where W&B leaves folders when it is killed
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == (0 if kill_after < 0 else -signal.SIGKILL), done.stderr
 
 
@@ -106,6 +107,11 @@ def test_offline_files_hold_every_step_once_under_one_id_whenever_the_run_was_ki
     assert len(paths) >= 2 and {path.stem for path in paths} == {f"run-{run_id}"}
     assert any(path.stat().st_size > BLOCK_BYTES for path in paths)
     assert_same(offline_rows(paths), killed)
+
+
+def test_wandb_shows_a_run_under_its_folders_name(killed: Path) -> None:
+    records = [record for path in offline_files(killed) for record, _ in read_records(path)]
+    assert {r.run.display_name for r in records if r.WhichOneof("record_type") == "run"} == {killed.name}
 
 
 def test_wandb_sync_sends_what_the_killed_run_left(killed: Path, server: WandbServer) -> None:
@@ -218,9 +224,8 @@ def test_samples_are_spread_over_the_step_and_cut_to_their_ends(tmp_path: Path) 
     rows = sample_rows(write_rollouts(tmp_path, 1, [], groups))
     shown = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
     assert [row["problem"] for row in shown] == [f"p{i}" for i in range(8)]
-    assert all(len(str(cell)) <= MAX_CELL_CHARS for row in rows for cell in row)
-    response = str(shown[3]["response"])
-    assert response.startswith("<b>3x") and response.endswith("xend") and "[...]" in response
+    # 4 + 9000 + 3 characters, of which 2000 and 2000 are shown.
+    assert shown[3]["response"] == "<b>3" + "x" * 1996 + "\n[... 5,007 characters ...]\n" + "x" * 1997 + "end"
     assert shown[0]["context"] == "a" * 400 + "\n[...]\n" + "b" * 400
     assert sample_rows(write_rollouts(tmp_path, 2, [])) == []
 

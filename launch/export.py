@@ -11,12 +11,14 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 from pydantic import Field
 
+from data.prepared import PROBLEMS_FILE
 from launch.cli import ConfigError, load_config, main
 from launch.export_card import model_card
 from launch.export_check import CheckResult, check_prompts, check_tokenizer, compared, prompt_logits
@@ -116,9 +118,9 @@ def _filled(config: ExportConfig, source: ExportSource, folder: Path, out: Path)
     overrides = rope_overrides(model_config, config.rope_factor) if config.rope_factor else {}
     max_model_len = _max_model_len(config, source, model_config, overrides)
     tokenizer = AutoTokenizer.from_pretrained(source.model, trust_remote_code=False)
-    prepared, why = source.prepared_set()
+    prepared, place = source.prepared_set()
     if prepared is None:
-        print(f"no prepared set of the run is here ({why}): compared on built-in text, and no prompt can be shown")
+        print(f"no prepared set of the run is here ({place}): compared on built-in text, and no prompt can be shown")
     stops = sorted(stop_token_ids(str(source.model), tokenizer))
     generation = generation_config(source.config, tokenizer, stops)
     check, dtype = _save_and_compare(config, source, folder, tokenizer, generation, prepared)
@@ -127,7 +129,9 @@ def _filled(config: ExportConfig, source: ExportSource, folder: Path, out: Path)
         "name": name, "dtype": dtype, "max_model_len": max_model_len, "overrides": overrides, "port": config.port,
     }  # fmt: skip
     max_tokens = generation.max_new_tokens or max_model_len // 2
-    ask = ask_program(prepared.template, name=name, max_tokens=max_tokens, port=config.port) if prepared else ""
+    ask = None
+    if prepared is not None:
+        ask = partial(ask_program, prepared.template, name=name, max_tokens=max_tokens, port=config.port)
     summary = {
         "checkpoint": source.checkpoint.name,
         "step": source.manifest.step,
@@ -140,14 +144,16 @@ def _filled(config: ExportConfig, source: ExportSource, folder: Path, out: Path)
     }
     (folder / SUMMARY).write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
     shown = serve_command(config.push or "PATH_OF_THIS_FOLDER", cpu=False, **where)
-    card = model_card(source, check, name=name, license_id=config.license, dtype=dtype, serve=shown, ask=ask)
+    card = model_card(
+        source, check, name=name, license_id=config.license, dtype=dtype, serve=shown, ask=ask() if ask else ""
+    )
     (folder / "README.md").write_text(card, encoding="utf-8")
     told = f"export: {out} ({dtype})\n\nserve it:\n{serve_command(out.absolute(), cpu=False, **where)}\n"
     if is_cpu_build():
         told += (
             f"\nserve it with the CPU build, as installed here:\n{serve_command(out.absolute(), cpu=True, **where)}\n"
         )
-    return told + (f"\nask it:\n{ask}" if ask else "")
+    return told + (f"\nask it:\n{ask(problems=Path(place).absolute() / PROBLEMS_FILE)}" if ask else "")
 
 
 def _max_model_len(

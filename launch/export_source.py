@@ -40,7 +40,7 @@ class ExportSource:
         return self.checkpoint / "model"
 
     def prepared_set(self) -> tuple[PreparedSet | None, str]:
-        """The run's held-out set, else its training set, else None and why.
+        """The run's held-out set, else its training set, and its folder; else None and why.
 
         A relative path of the configuration is looked for from the working directory, as the run did.
         """
@@ -49,7 +49,7 @@ class ExportSource:
         why = []
         for path in filter(None, (self.config.data.test, self.config.data.train)):
             try:
-                return load_prepared(path), ""
+                return load_prepared(path), path
             except (DataError, OSError) as error:
                 why.append(" ".join(str(error).split()))
         return None, "; ".join(why)

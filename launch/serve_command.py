@@ -84,21 +84,34 @@ def _shell(words: list[str | int | Path]) -> str:
     return shlex.join(str(word) for word in words)
 
 
-def ask_program(template: PromptTemplate, *, name: str, max_tokens: int, port: int) -> str:
-    """A Python program that asks the server about document.txt with the run's prompt, greedily, and prints the reply.
+def ask_program(
+    template: PromptTemplate, *, name: str, max_tokens: int, port: int, problems: Path | None = None
+) -> str:
+    """A Python program that asks the server with the run's prompt, greedily, and prints the reply.
+
+    Args:
+        problems: a prepared set's file, whose first problem is asked; None: document.txt, and a question to be filled in.
 
     The reply is all that the model wrote: its reasoning, and the answer after it.
     """
     parts = re.split(r"\{(context|question)\}", template.text)
     places = {"context": "document", "question": "question"}
     prompt = "\n    + ".join(places[part] if i % 2 else repr(part) for i, part in enumerate(parts) if part)
+    if problems is None:
+        imports = "from pathlib import Path"
+        source = 'document = Path("document.txt").read_text(encoding="utf-8")\nquestion = "..."'
+    else:
+        imports = "import json"
+        source = f"""\
+with open({str(problems)!r}, encoding="utf-8") as lines:
+    problem = json.loads(next(lines))  # the first one; or a document and a question of your own
+document, question = problem["context"], problem["question"]"""
     return f"""\
-from pathlib import Path
+{imports}
 
 from openai import OpenAI
 
-document = Path("document.txt").read_text(encoding="utf-8")
-question = "..."
+{source}
 prompt = (
     {prompt}
 )

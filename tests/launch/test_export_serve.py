@@ -148,15 +148,11 @@ def test_the_server_gives_the_evaluations_answers_at_temperature_0(tiny: Path, s
 
 
 def test_the_printed_program_asks_with_the_runs_prompt(served: Served, tmp_path: Path) -> None:
-    item = served.items[0]
-    problem = served.problems[item.problem_id]
-    (tmp_path / "document.txt").write_text(problem.context)
-    assert served.program.count('question = "..."') == 1
-    program = served.program.replace('question = "..."', f"question = {problem.question!r}")
+    first = next(iter(served.problems))
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", served.program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.stdout == f"{item.response}\n", done.stderr
+    assert done.stdout in {f"{item.response}\n" for item in served.items if item.problem_id == first}, done.stderr
 
 
 def test_the_server_samples_as_the_run_did_where_a_client_says_nothing(served: Served) -> None:

@@ -18,7 +18,7 @@ export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 # What the demo, the tests and the checks need is on disk after setup: no network is asked for, so none can fail.
 # Your own `python -m launch.rl` is not run through make and may name hub ids.
-OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 WANDB_MODE=offline TOKENIZERS_PARALLELISM=false
+OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 # The stamp holds the hash of what it was installed from, so a second call installs nothing and a changed lock installs again.
 STAMP := $(VENV)/.installed

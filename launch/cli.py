@@ -112,7 +112,7 @@ def load_config(model: type[M], argv: Sequence[str], *, prog: str, flags: Sequen
     """Read a TOML file and the overrides after it into a validated model.
 
     `prog` is what the user types, for instance `python -m launch.rl`. `--help` prints usage and every key
-    with type, default and meaning, and exits 0.
+    with type, default and meaning, and exits 0. A file's table [meta] is passed over: a run's own config.toml is a file too.
 
     Raises:
         ConfigError: no such file, invalid TOML, an unknown key or flag, a value of the wrong type or out of bounds.
@@ -122,6 +122,8 @@ def load_config(model: type[M], argv: Sequence[str], *, prog: str, flags: Sequen
         raise SystemExit(EXIT_DONE)
     arguments = _read_arguments(model, argv, flags)
     table: Any = {} if arguments.path is None else _read_toml(arguments.path)
+    if "meta" not in model.model_fields and isinstance(table.get("meta"), dict):
+        del table["meta"]  # of a run's own config.toml, see rl.run_folder.write_config
     for name, text in arguments.overrides:
         table = _with_override(model, table, name.split("."), text, name)
     try:

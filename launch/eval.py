@@ -7,6 +7,7 @@ again goes on where it was stopped.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from data.prompts import opens_thinking
-from launch.cli import EXIT_DONE, EXIT_JUDGE, ConfigError, load_config, main
+from launch.cli import ENVIRONMENT_ERRNOS, EXIT_DONE, EXIT_JUDGE, ConfigError, load_config, main
 from launch.eval_answers import AnswerFile
 from launch.eval_config import EvalConfig
 from launch.eval_figures import SuiteItem, all_figures, averages, grid_table, grids, table
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 PROG = "python -m launch.eval"
 PROJECT = Path(__file__).parents[1]
+DECIDING_CODE = ("data/**/*.py", "rewards/**/*.py", "rl/rollout/**/*.py", "rl/evaluate.py", "launch/eval*.py")
+"""What renders prompts, draws answers and scores them."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -69,6 +72,7 @@ def run(argv: Sequence[str]) -> int:
         result = {
             "config": config.model_dump(mode="json"),
             "pinned": settings,
+            "commit": git_commit(PROJECT),
             "figures": [one.plain() for one in figures],
             "averages": averages(figures),
             "grid": [asdict(cell) for cell in cells],
@@ -128,8 +132,17 @@ def pinned(config: EvalConfig, parts: Sequence[Part], max_model_len: int) -> dic
         "without_document": config.without_document,
         "judge": {"url": config.judge_url, "model": config.judge_model} if config.judge_url else None,
         "versions": installed_versions(),
-        "commit": git_commit(PROJECT),
+        "code": code_fingerprint(PROJECT),
     }
+
+
+def code_fingerprint(project: Path) -> str:
+    """sha256 over the source files that ask, answer and score, so that changed code is told without git as well."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in DECIDING_CODE for path in project.glob(pattern)}):
+        name = path.relative_to(project).as_posix()
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _part(config: EvalConfig, suite: Suite, tokenizer: PreTrainedTokenizerBase | None) -> Part:
@@ -200,9 +213,16 @@ def _result_path(out: str) -> Path | None:
     if not out:
         return None
     path = Path(out)
-    if path.is_dir() or out.endswith("/") or not path.suffix:
+    if path.is_dir() or out.endswith("/") or path.suffix != ".json":  # a dot alone makes no file: qwen2.5-7b
         path = path / "result.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in ENVIRONMENT_ERRNOS:
+            raise
+        raise ConfigError(
+            f"out: the folder {path.parent} cannot be made ({error.strerror}); name a folder, or a file that ends in .json"
+        ) from None
     if not os.access(path.parent, os.W_OK):
         raise ConfigError(f"out: {path.parent} is not writable; choose another place")
     return path

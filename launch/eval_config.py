@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from rewards.judge_client import refuse_credentials
 from rl.config import RolloutSection, Section
 
 
@@ -22,8 +23,8 @@ class EvalConfig(Section):
     suite_dir: str = ""
     """Folder that holds the rows of named suites as NAME.jsonl, NAME.parquet or a folder NAME; empty: they are on the Hub."""
     out: str = ""
-    """FILE.json for figures and items, or a folder (then its result.json); the answers stand beside it as they come, and the same
-    command goes on with them. Empty: the table on stdout alone."""
+    """A name that ends in .json: the file for figures and items; any other: a folder, which gets a result.json. The answers
+    stand beside it as they come, and the same command goes on with them. Empty: the table on stdout alone."""
     windows: list[int] = Field(default_factory=list)
     """Upper bounds in prompt tokens; empty: a prepared set's own, and one more up to its longest prompt; else 20000, 60000, 120000."""
     problems_per_window: int | None = Field(default=None, ge=1)
@@ -97,6 +98,16 @@ class EvalConfig(Section):
     @classmethod
     def _one_suite(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("model")
+    @classmethod
+    def _no_model_key(cls, model: str) -> str:
+        return refuse_credentials(model, "LONGREACH_MODEL_KEY")
+
+    @field_validator("judge_url")
+    @classmethod
+    def _no_judge_key(cls, url: str) -> str:
+        return refuse_credentials(url, "LONGREACH_JUDGE_KEY")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -85,13 +85,16 @@ class Endpoint:
             try:
                 reply: Reply = await retrying(_response, client, request)
             except (NoResponse, ValueError, openai.OpenAIError, OSError) as error:
-                told = " ".join(f"{type(error).__name__} {error}".split())[:200]
+                told = _utf8(" ".join(f"{type(error).__name__} {error}".split())[:200])
                 return Reply(text="", num_response_tokens=None, finish_reason=None, failure=f"{self._url}: {told}")
         return reply
 
 
 async def _response(client: AsyncOpenAI, request: dict[str, Any]) -> Reply:
-    return reply_of(await client.chat.completions.create(**request))
+    try:
+        return reply_of(await client.chat.completions.create(**request))
+    except (TypeError, RecursionError) as error:  # JSON of another shape, or nested deeper than Python reads
+        raise NoResponse(f"no completion: {type(error).__name__} {error}") from error
 
 
 def reply_of(completion: Any) -> Reply:
@@ -100,7 +103,8 @@ def reply_of(completion: Any) -> Reply:
     Raises:
         NoResponse: it holds no text.
     """
-    choice = next(iter(getattr(completion, "choices", None) or ()), None)
+    choices = getattr(completion, "choices", None)
+    choice = choices[0] if isinstance(choices, list) and choices else None
     message = getattr(choice, "message", None)
     text = getattr(message, "content", None)
     thought = getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None)
@@ -109,10 +113,20 @@ def reply_of(completion: Any) -> Reply:
     if not isinstance(text, str):
         raise NoResponse(f"no content in {' '.join(str(completion).split())[:150]}")
     return Reply(
-        text=text,
-        num_response_tokens=getattr(getattr(completion, "usage", None), "completion_tokens", None),
+        text=_utf8(text),
+        num_response_tokens=known_tokens(getattr(getattr(completion, "usage", None), "completion_tokens", None)),
         finish_reason="length" if getattr(choice, "finish_reason", None) == "length" else "stop",
     )
+
+
+def known_tokens(told: Any) -> int | None:
+    """A number of tokens as somebody else told it; None where it can be none: no whole number in [0, 2^31)."""
+    return told if type(told) is int and 0 <= told < 2**31 else None
+
+
+def _utf8(text: str) -> str:
+    """Half a surrogate pair, which JSON can carry and UTF-8 cannot, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _may_pass(error: BaseException) -> bool:

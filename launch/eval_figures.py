@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from data.synthesis.cells import CellLabels, cell_of_id
+from launch.report_rollouts import RIGHT_FROM
 from rl.evaluate import Accuracy, Decoding, EvaluatedItem, pass_at_k, summarize
 
 
@@ -69,7 +70,7 @@ class Figures:
     num_cut: int
     """Problems whose document was cut in the middle."""
     pass_at: dict[int, float]
-    """k to pass@k, where there are several samples; a sample without a valid score counts as not right."""
+    """k to pass@k, where there are several samples; one is right from RIGHT_FROM on, and not without a valid score."""
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -143,7 +144,7 @@ def _pass_at(items: Sequence[EvaluatedItem]) -> dict[int, float]:
     for item in items:
         known = counts.setdefault(item.problem_id, [0, 0])
         known[0] += 1
-        known[1] += item.credit == 1.0
+        known[1] += item.credit >= RIGHT_FROM
     num = min(samples for samples, _ in counts.values())
     if num < 2:
         return {}
@@ -172,7 +173,7 @@ def grids(items: Sequence[SuiteItem]) -> list[GridCell]:
         labels = cell_of_id(item.item.problem_id)
         if labels is None or labels.depth is None:
             continue
-        key = (item.suite, item.item.decoding, _kind(labels), labels.length, labels.depth)
+        key = (item.suite, item.item.decoding, grid_kind(labels), labels.length, labels.depth)
         cells.setdefault(key, []).append(item.item)
     return [
         GridCell(suite=suite, decoding=decoding, task=task, length=length, depth=depth, strict=summarize(own))
@@ -180,7 +181,7 @@ def grids(items: Sequence[SuiteItem]) -> list[GridCell]:
     ]
 
 
-def _kind(labels: CellLabels) -> str:
+def grid_kind(labels: CellLabels) -> str:
     """What a grid is of: the task, and what sets it apart from others of the task."""
     hops = f", {labels.num_hops} hops" if labels.task == "chain" else ""
     similar = ", similar distractors" if labels.distractors == "similar" else ""

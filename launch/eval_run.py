@@ -12,6 +12,7 @@ from data.problem import Problem
 from data.prompts import PromptTemplate
 from launch.cli import ConfigError
 from launch.eval_answers import AnswerFile
+from launch.eval_endpoint import known_tokens
 from launch.eval_figures import SuiteItem
 from launch.eval_lenient import lenient_value
 from launch.eval_suites import Fitted, Suite
@@ -162,7 +163,7 @@ def _item_of(row: Mapping[str, Any], file: AnswerFile) -> SuiteItem:
                 decoding=row["decoding"],
                 sample=row["sample"],
                 num_prompt_tokens=row["num_prompt_tokens"],
-                num_response_tokens=row["num_response_tokens"],
+                num_response_tokens=known_tokens(row["num_response_tokens"]),
                 finish_reason=row["finish_reason"],
                 response=row["response"],
                 score=Score(

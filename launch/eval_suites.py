@@ -180,7 +180,9 @@ def _rows(name: str, suite: SuiteFile, suite_dir: str) -> tuple[Iterable[SourceP
             known = sorted(path.stem for path in SUITES.glob("*.toml"))
             hint = did_you_mean(name, known)
             raise DataError(f"suite: {error}; {hint}known by name: {', '.join(known)}") from None
-        way_out = "" if suite_dir else f"; or give its rows as DIR/{name}.jsonl with --suite_dir DIR"
+        way_out = (
+            "" if suite_dir or suite.hub == name else f"; or give its rows as DIR/{name}.jsonl with --suite_dir DIR"
+        )
         raise DataError(f"suite {name}: {error}{way_out}") from None
 
 

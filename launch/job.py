@@ -8,6 +8,7 @@ was stopped submits the next attempt, which resumes from the newest checkpoint.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from launch.cli import ConfigError, load_config, main
 from launch.rl import stage_count
 from rl.config import RunConfig
+from rl.run_folder import COMMIT_VARIABLE, SAFE_NAME, git_commit
 
 EXIT_UNKNOWN = 1
 """The job ended without an exit code."""
@@ -32,13 +34,23 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(
             f"command line: --working-dir: {arguments.working_dir!r} holds no launch/rl.py; name the project's folder"
         )
-    from rl.ray_jobs import Jobs, Submission, run_once
+    _check_name(arguments.config, config)
+    from rl.ray_jobs import Jobs, Submission, is_uploaded, run_once
 
+    inside = _inside(arguments.config, working_dir)
+    if inside is not None and not is_uploaded(working_dir / inside, working_dir):
+        raise ConfigError(
+            f"{arguments.config}: the job would not have it, because .gitignore or .rayignore leaves it out of the upload; "
+            "put it into launch/configs, or outside of the project's folder where every node sees it"
+        )
+    commit = git_commit(working_dir)
     submission = Submission(
-        name=f"{config.run.name}-stage-{arguments.stage}",
+        run=config.run.name,
+        stage=arguments.stage,
         command=command(arguments.config, config, overrides, stage=arguments.stage, working_dir=working_dir),
         working_dir=str(working_dir),
-        environment={"RAY_JOB_STOP_WAIT_TIME_S": str(arguments.stop_wait_s)},
+        environment={"RAY_JOB_STOP_WAIT_TIME_S": str(arguments.stop_wait_s)}
+        | ({COMMIT_VARIABLE: commit} if commit else {}),
     )
     attempt = run_once(Jobs(arguments.address), submission, number=arguments.attempt)
     if attempt.exit_code != 0:
@@ -49,23 +61,42 @@ def run(argv: Sequence[str]) -> int:
 
 def command(path: str, config: RunConfig, overrides: Sequence[str], *, stage: str, working_dir: Path) -> str:
     """What the job runs. Its current folder is a copy that goes with the job, so every path of the run is absolute."""
-    file = Path(path).absolute()
-    inside = file.relative_to(working_dir.absolute()) if file.is_relative_to(working_dir.absolute()) else file
-    words = ["python", "-m", "launch.rl", str(inside), "--stage", stage, *overrides]
+    file = _inside(path, working_dir) or Path(path).absolute()
+    words = ["python", "-m", "launch.rl", str(file), "--stage", stage, *overrides]
     return shlex.join([*words, *(word for key, value in _paths(config) for word in (f"--{key}", value))])
 
 
+def _inside(path: str, working_dir: Path) -> Path | None:
+    """The file as it is called from the project's folder; None: it lies elsewhere."""
+    file, folder = Path(os.path.abspath(path)), os.path.abspath(working_dir)  # which, unlike absolute(), take `..` away
+    return file.relative_to(folder) if file.is_relative_to(folder) else None
+
+
+def _check_name(path: str, config: RunConfig) -> None:
+    """Jobs are found by the run's name: one of its own, and one that can be part of an id.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if "name" not in config.run.model_fields_set:
+        raise ConfigError(f"{path}: run.name: missing; a job's id begins with it, so give the run a name of its own")
+    if not SAFE_NAME.fullmatch(config.run.name):
+        raise ConfigError(
+            f"{path}: run.name: seen {config.run.name!r}, which a job's id begins with; allowed: letters, digits, '.', '_' and '-'"
+        )
+
+
 def _paths(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Every setting that names a place on disk, absolute. A model or a judge that is no folder here is a hub id."""
+    """Every setting that names a place on disk, absolute. A model or a judge that is no folder here is a hub's id."""
     yield "run.dir", str(Path(config.run.dir).absolute())
     yield "data.train", str(Path(config.data.train).absolute())
     if config.data.test:
         yield "data.test", str(Path(config.data.test).absolute())
-    for key, path in (("model.path", config.model.path), ("reward.judge_path", config.reward.judge_path)):
+    models = {"model.path": config.model.path, "reward.judge_path": config.reward.judge_path}
+    models |= {f"evaluation.checkpoints.{name}": path for name, path in config.evaluation.checkpoints.items()}
+    for key, path in models.items():
         if path and Path(path).exists():
             yield key, str(Path(path).absolute())
-    for name, path in config.evaluation.checkpoints.items():
-        yield f"evaluation.checkpoints.{name}", str(Path(path).absolute())
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

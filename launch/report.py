@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from launch.cli import ConfigError
+from launch.cli import ENVIRONMENT_ERRNOS, ConfigError
 from launch.cli import main as run_command
 from launch.report_accuracy import accuracy_cell, accuracy_changes, accuracy_chart, baseline, window_bounds
 from launch.report_browser import browser_of
@@ -51,27 +51,25 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     """Write the report of a run's folder, by default as its report.html; returns the path.
 
     Raises:
-        ConfigError: the folder is missing or holds no run.
+        ConfigError: the folder is missing or holds no run, or no file can be written at `out`.
     """
-    path = out or run_dir / "report.html"
-    write_file(path, render_report(_read(run_dir, MAX_ROLLOUTS)).encode())
-    return path
+    page = render_report(_read(run_dir, MAX_ROLLOUTS))
+    return _written(out or run_dir / "report.html", page)
 
 
 def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     """Write one page about two or more runs, by default as comparison.html in the first one's folder; returns the path.
 
     Raises:
-        ConfigError: a folder is missing, holds no run, or is named twice.
+        ConfigError: a folder is missing, holds no run, or is named twice, or no file can be written at `out`.
     """
     folders = [run_dir.resolve() for run_dir in run_dirs]
     if twice := next((run_dir for run_dir in run_dirs if folders.count(run_dir.resolve()) > 1), None):
         raise ConfigError(f"{twice}: named twice; name each run once, the control first")
     records = [_read(run_dir, MAX_ROLLOUTS // len(run_dirs)) for run_dir in run_dirs]
     labels = labels_of(list(zip(run_dirs, records, strict=True)))
-    path = out or run_dirs[0] / "comparison.html"
-    write_file(path, render_comparison(list(zip(labels, records, strict=True))).encode())
-    return path
+    page = render_comparison(list(zip(labels, records, strict=True)))
+    return _written(out or run_dirs[0] / "comparison.html", page)
 
 
 def render_report(record: RunRecord) -> str:
@@ -126,6 +124,16 @@ def _read(run_dir: Path, max_rollouts: int) -> RunRecord:
         return read_run(run_dir, max_rollouts)
     except FileNotFoundError as error:
         raise ConfigError(str(error)) from None
+
+
+def _written(path: Path, page: str) -> Path:
+    try:
+        write_file(path, page.encode())
+    except OSError as error:
+        if error.errno in ENVIRONMENT_ERRNOS:
+            raise
+        raise ConfigError(f"out: no file can be written at {path} ({error.strerror}); choose another place") from None
+    return path
 
 
 def _bounds(record: RunRecord) -> list[int]:

@@ -34,6 +34,7 @@ def run_facts(record: RunRecord) -> list[tuple[str, str]]:
     wall = record.summary.get("wall_s")
     raised = sum(alarm.raised for alarm in record.alarms)
     facts = {
+        "folder": run.get("dir"),
         "steps": _steps(record) if record.rows else None,
         "wall time": duration(wall) if isinstance(wall, (int, float)) else None,
         "time in steps": duration(sum(step_s)) if step_s else None,

@@ -11,10 +11,12 @@ from typing import Any
 import orjson
 
 from data.synthesis.cells import cell_of_id
+from launch.eval_figures import grid_kind
 from launch.report_pass_at_k import Counts, ks_up_to, mean_pass_at_k
 from launch.report_rollouts import RIGHT_FROM
 from rl.evaluate import wilson_interval
 
+ALL_KINDS = "all together"
 NUM_SHADES = 6
 """Classes of a cell's colour: five equal ones, and one for 1."""
 
@@ -100,6 +102,11 @@ class ResultView:
     """Empty: one answer to each problem."""
     pass_rows: tuple[PassRow, ...]
 
+    @property
+    def suite_name(self) -> str:
+        """For a heading: of a prepared set, whose name is its path, the last part."""
+        return Path(self.suite).name or self.suite
+
 
 def read_result_files(run_dir: Path, missing: list[str]) -> list[ResultFile]:
     """Every *.json in the folder, and anywhere in its folders named eval*, that holds a launch.eval result's items, by name."""
@@ -117,7 +124,9 @@ def read_result_files(run_dir: Path, missing: list[str]) -> list[ResultFile]:
             continue
         items = [item for one in listed if (item := _item(one)) is not None]
         if lost := len(listed) - len(items):
-            missing.append(f"{name}: {lost} of {len(listed)} items have no problem_id and are left out.")
+            missing.append(
+                f"{name}: {lost} of {len(listed)} items have no problem_id or a score outside [0, 1] and are left out."
+            )
         if items:
             config = content.get("config")
             model = config.get("model", "") if isinstance(config, dict) else ""
@@ -148,15 +157,15 @@ def _view(file: ResultFile, suite: str) -> ResultView:
 
 
 def heat_maps(items: Sequence[ResultItem]) -> list[HeatMap]:
-    """One map of all problems whose id names length and depth; with several tasks, one more for each."""
+    """One map of all problems whose id names length and depth; with several kinds (`grid_kind`), one more for each."""
     by_title: dict[str, dict[tuple[int, float], list[ResultItem]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
         cell = cell_of_id(item.problem_id)
         if cell is not None and cell.depth is not None:
-            for title in ("all tasks", cell.task):
+            for title in (ALL_KINDS, grid_kind(cell)):
                 by_title[title][cell.length, cell.depth].append(item)
     if len(by_title) == 2:
-        del by_title["all tasks"]
+        del by_title[ALL_KINDS]
     return [_heat_map(title, cells) for title, cells in by_title.items()]
 
 
@@ -211,6 +220,8 @@ def _item(one: Any) -> ResultItem | None:
     value = one.get("score", one.get("value"))
     if isinstance(value, dict):
         value = value.get("value")
+    if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
+        return None
     window = one.get("window")
     return ResultItem(
         suite=str(one.get("suite", "")),
@@ -218,5 +229,5 @@ def _item(one: Any) -> ResultItem | None:
         task=str(one.get("task", "")),
         window=window if isinstance(window, int) else None,
         is_greedy=one.get("decoding", "greedy") == "greedy",
-        value=float(value) if isinstance(value, (int, float)) else None,
+        value=None if value is None else float(value),
     )

@@ -39,13 +39,17 @@ FLAGS = (
 def run(argv: Sequence[str]) -> int:
     """Validate, then train; returns the exit code."""
     command = load_config(RunConfig, argv, prog="python -m launch.rl", flags=FLAGS)
-    from rl.model_source import with_local_models
-
-    config = with_local_models(command.config)
+    config = command.config
     num_stages = stage_count(command.values["stage"], config)
-    from rl.inputs import load_inputs
+    from rl.health import Health
 
-    inputs = load_inputs(config)
+    health = Health()
+    if not command.is_on("dry-run"):
+        health.listen()
+    with health.interruptible("while it read model and data"):
+        from rl.inputs import load_inputs
+
+        inputs = load_inputs(config)
     if command.is_on("dry-run"):
         from rl.plan import describe_plan
         from rl.run_folder import config_toml
@@ -54,10 +58,14 @@ def run(argv: Sequence[str]) -> int:
         size = command.values["gpu-gib"]
         print(describe_plan(inputs, config, gpu_gib=None if size == "unknown" else float(size)))
         return 0
+    from rl.plan import travelling_bytes
+    from rl.rollout.weight_files import announce_size
+
+    announce_size(travelling_bytes(inputs, config))
     from rl.run import open_run
     from rl.train import train
 
-    with open_run(config, inputs, resume=command.values["resume"] == "auto") as opened:
+    with open_run(config, inputs, resume=command.values["resume"] == "auto", health=health) as opened:
         train(opened, num_stages=num_stages)
         if opened.curriculum.stage is not None:
             print(

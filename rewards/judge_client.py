@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -85,10 +86,11 @@ class JudgeClient:
             policy: limits; the default ones where None.
 
         Raises:
-            ValueError: a url that is not http(s), an empty model name, a concurrency below 1.
+            ValueError: a url that is not http(s) or carries a password, an empty model name, a concurrency below 1.
         """
         if not _is_http_url(url):
             raise ValueError(f"judge url {url!r}: not an http(s) address; for instance http://127.0.0.1:8000/v1")
+        refuse_credentials(url, "LONGREACH_JUDGE_KEY")
         if not model:
             raise ValueError(f"judge url {url!r}: no model is named; say which one the endpoint should use")
         if concurrency < 1:
@@ -120,7 +122,7 @@ class JudgeClient:
                 status, detail = "abstain", str(error)
             except (TimeoutError, openai.APITimeoutError) as error:
                 status, detail = "timeout", f"no verdict in time after {calls.made} attempts: {_one_line(error)}"
-            except (NoVerdict, ValueError) as error:
+            except (NoVerdict, ValueError, TypeError, RecursionError) as error:  # also JSON too odd or too deep to read
                 status, detail = "parse_error", f"{_one_line(error)} ({calls.made} attempts)"
             except (openai.OpenAIError, OSError) as error:
                 status, detail = "infra_error", f"{self._url} failed after {calls.made} attempts: {_one_line(error)}"
@@ -181,7 +183,7 @@ class JudgeClient:
             reply = await self._send(case, structured=False)
             self._structured = False
         choices = getattr(reply, "choices", None)
-        if not choices:
+        if not isinstance(choices, list) or not choices:
             raise NoVerdict(f"a reply without choices: {_one_line(reply)}")
         content = getattr(getattr(choices[0], "message", None), "content", None)
         same = parse_verdict(content)
@@ -224,6 +226,17 @@ class _Attempts:
     was_unreadable: bool = False
 
 
+def refuse_credentials(url: str, variable: str) -> str:
+    """The URL, which goes into files and to trackers, and so may carry no user or password; `variable` is for the key.
+
+    Raises:
+        ValueError: it carries some; the message does not repeat them.
+    """
+    if re.search(r"//[^/?#]*@", url):
+        raise ValueError(f"seen a URL with credentials, which files would keep; give the key in {variable}")
+    return url
+
+
 def _is_http_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
@@ -238,7 +251,7 @@ def _may_pass(error: BaseException) -> bool:
 
     if isinstance(error, openai.APIStatusError):
         return error.status_code in (408, 409, 429) or error.status_code >= 500
-    return isinstance(error, (openai.APIConnectionError, NoVerdict, ValueError))
+    return isinstance(error, (openai.APIConnectionError, NoVerdict, ValueError, TypeError, RecursionError))
 
 
 def _retry_after_s(error: BaseException | None) -> float:
@@ -258,4 +271,4 @@ def _retry_after_s(error: BaseException | None) -> float:
 
 def _one_line(value: object) -> str:
     text = f"{type(value).__name__} {value}" if isinstance(value, BaseException) else str(value)
-    return " ".join(text.split())[:200]
+    return " ".join(text.split())[:200].encode("utf-8", "replace").decode("utf-8")

@@ -28,6 +28,7 @@ from rl.placement import Placement, place_processes
 from rl.rank_trace import FOLDER
 from rl.rollout.choose import engine_name
 from rl.rollout.environment import engine_environment
+from rl.rollout.weight_files import SIZE_VARIABLE
 from rl.rollout_pool import RolloutPool, RolloutWorker
 from rl.scoring import ScoringPool, ScoringWorker, scorer_config
 
@@ -200,6 +201,7 @@ class Cluster:
         self.scorer = ScoringPool(scorers)
 
     def _options(self, bundle: int, num_gpus: int, environment: dict[str, str]) -> dict[str, Any]:
+        environment = environment | {SIZE_VARIABLE: os.environ.get(SIZE_VARIABLE, "0")}
         if not self._joined:
             # Elsewhere the job's working_dir is on every worker's path already.
             inherited = os.environ.get("PYTHONPATH")

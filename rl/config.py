@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from rewards.judge_client import refuse_credentials
 
 
 class Section(BaseModel):
@@ -47,7 +49,7 @@ class DataSection(Section):
     test: str = ""
     """Prepared set that is evaluated on; empty: no evaluation."""
     overlong: Literal["drop", "error", "cut_middle"] = "drop"
-    """What happens to a problem longer than the last stage's window; always counted."""
+    """What happens to a problem longer than the longest stage's window; always counted."""
 
 
 class StageSection(Section):
@@ -256,6 +258,11 @@ class RewardSection(Section):
     """A judge's YES counts only where the same answer gets a NO beside a wrong reference."""
     canaries_per_batch: int = Field(default=8, ge=0)
     """Cases with a known verdict, asked beside every batch; a judge that gets too many wrong abstains."""
+
+    @field_validator("judge_url")
+    @classmethod
+    def _no_key(cls, url: str) -> str:
+        return refuse_credentials(url, "LONGREACH_JUDGE_KEY")
 
 
 class EvaluationSection(Section):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -17,7 +19,7 @@ class ScoringUnavailable(RuntimeError):
 
 
 class Preempted(RuntimeError):
-    """SIGTERM came; everything is on disk and `--resume auto` goes on from there."""
+    """SIGTERM came; every finished step and evaluation is on disk and `--resume auto` goes on from there."""
 
     exit_code = 75
 
@@ -41,6 +43,7 @@ class Health:
     """Why a score of the last step is missing."""
     stop_requested: threading.Event = field(default_factory=threading.Event)
     """Set by SIGTERM."""
+    _ends_at_once: bool = field(default=False, init=False)
 
     def observe(self, invalid_frac: float, *, max_invalid_frac: float, reason: str = "") -> None:
         """Count a step; one whose share of invalid scores is within the bound starts the count again.
@@ -50,12 +53,47 @@ class Health:
         self.reason = reason
         self.failed_rounds = self.failed_rounds + 1 if invalid_frac > max_invalid_frac else 0
 
+    def resume(self, failed_rounds: int, *, max_failed_rounds: int) -> None:
+        """Take up a checkpoint's count; one at the bound has ended its run already and starts again at 0."""
+        self.failed_rounds = failed_rounds if failed_rounds < max_failed_rounds else 0
+
     def listen(self) -> None:
-        """Turn SIGTERM into a request that the loop honours at the end of the step."""
+        """Turn SIGTERM into a request that the loop honours at the end of the step.
+
+        To be called again once Ray has started, which puts a handler of its own in the place of this one.
+        """
         signal.signal(signal.SIGTERM, self._on_term)
 
+    @contextmanager
+    def interruptible(self, when: str) -> Iterator[None]:
+        """Around what can be made again: SIGTERM ends it at once, also one that came before it.
+
+        when: as in "stopped by SIGTERM while it started". Not to be nested.
+
+        Raises:
+            Preempted: SIGTERM.
+        """
+        try:
+            self._ends_at_once = True
+            try:
+                if self.stop_requested.is_set():
+                    raise KeyboardInterrupt
+                yield
+            finally:
+                self._ends_at_once = False
+        except (KeyboardInterrupt, SystemExit) as stop:
+            # Ray's own handler, while Ray starts, exits with the signal's number.
+            by_ray = isinstance(stop, SystemExit) and stop.code == signal.SIGTERM
+            if not (by_ray or self.stop_requested.is_set()):
+                raise
+            self.stop_requested.set()
+            raise Preempted(f"stopped by SIGTERM {when}; the same command with --resume auto goes on") from None
+
     def _on_term(self, signum: int, frame: FrameType | None) -> None:
+        is_first = not self.stop_requested.is_set()
         self.stop_requested.set()
+        if is_first and self._ends_at_once:
+            raise KeyboardInterrupt  # of all exceptions a handler may raise, the one that Ray lets out of its waits
 
 
 def check_invalid_scores(health: Health, config: RunConfig) -> None:

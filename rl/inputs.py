@@ -24,6 +24,7 @@ from data.stored_problems import CutProblems, ProblemSequence, SelectedProblems
 from rewards.service import ScorerConfig, build_scorer, require_module
 from rl.config import RewardSection, RunConfig
 from rl.judge_process import JudgeProcess, JudgeSettings, is_cpu_build
+from rl.model_source import with_local_models
 from rl.rollout.choose import engine_name
 from rl.run_folder import SAFE_NAME
 
@@ -49,13 +50,13 @@ class Inputs:
     template: PromptTemplate
     stages: tuple[Stage, ...]
     train: Sequence[Problem]
-    """Problems no longer than the last stage's window; lazy, each text is read when it is asked for."""
+    """Problems no longer than the longest stage's window; lazy, each text is read when it is asked for."""
     train_fingerprint: str
     """Of the prepared set, so that a resumed run notices other data."""
     test: dict[int, Sequence[Problem]]
     """Held-out problems by the window's upper bound, in tokens."""
     num_dropped: int
-    """Training problems longer than the last window, left out."""
+    """Training problems longer than every window, left out."""
     num_cut: int
     """Training problems whose document was cut in the middle."""
 
@@ -63,7 +64,12 @@ class Inputs:
     def max_model_len(self) -> int:
         """Longest prompt plus response that any stage or evaluation window can ask for, in tokens."""
         output = max(stage.max_response_tokens for stage in self.stages)
-        return max([stage.high for stage in self.stages] + list(self.test)) + output
+        return max([self.max_prompt_tokens, *self.test]) + output
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Longest training prompt that any stage can ask for, in tokens; a later stage's window may be the shorter one."""
+        return max(stage.high for stage in self.stages)
 
     @property
     def num_train_by_window(self) -> dict[str, int]:
@@ -81,10 +87,12 @@ def load_inputs(config: RunConfig) -> Inputs:
 
     Raises:
         DataError, InputError, ModelRefused: one line that names the file or key, what was seen and the way out.
+        ModelScopeMissing: as `local_model`.
         EngineMissing: rollout.engine asks for vLLM, which is not installed.
     """
     from rl.learner.policy import refuse_inexact
 
+    config = with_local_models(config)
     _check_adapter(config)
     _check_scorer(config.reward)
     _check_run_dir(config.run.dir)
@@ -94,11 +102,11 @@ def load_inputs(config: RunConfig) -> Inputs:
         _check_checkpoint(name, path)
     stages = stages_of(config)
     train_set = _load_set(config.data.train, tokenizer, key="data.train")
-    train, num_dropped, num_cut = _fit(train_set, tokenizer, stages[-1].high, config)
+    train, num_dropped, num_cut = _fit(train_set, tokenizer, max(stage.high for stage in stages), config)
     _check_stages(train, stages, config.data.train)
     test: dict[int, Sequence[Problem]] = {}
     if config.data.test:
-        windows = sorted(config.evaluation.windows or [stage.high for stage in stages])
+        windows = sorted(set(config.evaluation.windows or [stage.high for stage in stages]))
         test = _by_window(_load_set(config.data.test, tokenizer, key="data.test"), windows, config.data.test)
     inputs = Inputs(
         tokenizer=tokenizer, model_config=model_config, template=train_set.template, stages=stages, train=train,
@@ -264,7 +272,7 @@ def _fit(
         first = positions[0]
         raise DataError(
             f"data.train {config.data.train}: problem {columns.problem_ids[first]!r}: "
-            f"{columns.num_prompt_tokens[first]} prompt tokens > {limit}, the last stage's max_prompt_tokens; raise it, "
+            f"{columns.num_prompt_tokens[first]} prompt tokens > {limit}, the longest stage's max_prompt_tokens; raise it, "
             "filter the data or set data.overlong = 'drop'"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from curricula.index import ProblemIndex
@@ -59,7 +60,7 @@ def estimate_memory(inputs: Inputs, config: RunConfig) -> MemoryEstimate:
     shape = ModelShape.of(inputs.model_config, element_bytes=element_bytes)
     group = GroupMemory(
         shape=shape,
-        prompt_tokens=inputs.stages[-1].high,
+        prompt_tokens=inputs.max_prompt_tokens,
         gradient_checkpointing=learner.gradient_checkpointing,
         head_chunk_tokens=learner.head_chunk_tokens or head_chunk_tokens(shape.vocab_size),
         offload_activations=learner.offload_activations,
@@ -87,6 +88,14 @@ def estimate_memory(inputs: Inputs, config: RunConfig) -> MemoryEstimate:
         micro_batch_tokens=tokens,
         num_fed=min(max(tokens, longest), config.curriculum.group_size * longest),
     )
+
+
+def travelling_bytes(inputs: Inputs, config: RunConfig) -> int:
+    """Size of the file in which a weight sync brings the model to the engines, or its adapters alone (in float32)."""
+    counts = _count_parameters(inputs, config)
+    if config.learner.lora_rank:
+        return 4 * counts.trained
+    return (2 if config.model.dtype == "bfloat16" else 4) * counts.model
 
 
 class _Counts(NamedTuple):
@@ -156,8 +165,11 @@ def estimate_engine(memory: MemoryEstimate, config: RunConfig, *, gpu_gib: float
 def engine_lines(engine: EngineMemory, inputs: Inputs, config: RunConfig, *, gpu_gib: float | None) -> list[str]:
     """The engine's memory as text: how many of the longest sequences it holds, and a warning where it holds none."""
     rollout, longest = config.rollout, inputs.max_model_len
-    last = inputs.stages[-1]
-    group_tokens = last.high + config.curriculum.group_size * last.max_response_tokens
+    prompts = accumulate((stage.high for stage in inputs.stages), max)  # a stage may replay what came before it
+    group_tokens = max(
+        prompt + config.curriculum.group_size * stage.max_response_tokens
+        for prompt, stage in zip(prompts, inputs.stages, strict=True)
+    )
     if config.model.device == "cpu":
         tokens = int(rollout.kv_cache_gib * GIB) // engine.token_bytes
         told = f"rollout engine, estimated: kv_cache_gib {rollout.kv_cache_gib:g} holds the keys and values of {tokens} tokens"
@@ -231,7 +243,9 @@ def describe_plan(inputs: Inputs, config: RunConfig, *, gpu_gib: float | None = 
     if outside := num_outside_windows(index, inputs.stages):
         lines.append(f"in no stage's window: {outside} problems")
     if inputs.num_dropped or inputs.num_cut:
-        lines.append(f"longer than the last window: {inputs.num_dropped} dropped, {inputs.num_cut} cut in the middle")
+        lines.append(
+            f"longer than every stage's window: {inputs.num_dropped} dropped, {inputs.num_cut} cut in the middle"
+        )
     for high, problems in inputs.test.items():
         lines.append(
             f"evaluation window <= {high}: {min(len(problems), config.evaluation.problems_per_window)} problems"

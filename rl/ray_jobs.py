@@ -11,11 +11,13 @@ import logging
 import re
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientError
+from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
 from ray.job_submission import JobStatus, JobSubmissionClient
 from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
 
@@ -42,8 +44,10 @@ class ClusterUnreachable(RuntimeError):
 class Submission:
     """What is asked of the cluster."""
 
-    name: str
-    """Of all attempts at it: their ids are `NAME-1`, `NAME-2`, ..."""
+    run: str
+    """The run's name: of all jobs that write the same folder, one at a time."""
+    stage: str
+    """Up to which the job trains: `all`, or a number from 1."""
     command: str
     """Shell command that runs on a node of the cluster, in working_dir."""
     working_dir: str
@@ -51,12 +55,19 @@ class Submission:
     environment: Mapping[str, str]
     """Of the command and of every process it starts on the cluster; readable by whoever may read the dashboard."""
 
+    @property
+    def name(self) -> str:
+        """Of all attempts at it: their ids are `NAME-1`, `NAME-2`, ..."""
+        return f"{self.run}-stage-{self.stage}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
     """A job that was submitted."""
 
     job_id: str
+    name: str
+    """Its submission's."""
     number: int
     """1 for the first."""
     command: str
@@ -85,13 +96,10 @@ class Jobs:
                 "dashboard with --address http://HOST:8265, and give RAY_AUTH_TOKEN_PATH the cluster's token"
             ) from None
 
-    def attempts(self, name: str) -> list[Attempt]:
-        """Every attempt at `name` that the cluster knows, the first one first."""
-        pattern = re.compile(rf"{re.escape(name)}-(\d+)")
-        found = []
-        for job in self._client.list_jobs():
-            if job.submission_id and (match := pattern.fullmatch(job.submission_id)):
-                found.append(_attempt(job, int(match[1])))
+    def attempts(self, run: str) -> list[Attempt]:
+        """Every attempt at any stage of the run that the cluster knows, the first ones first."""
+        pattern = re.compile(rf"{re.escape(run)}-stage-(?:all|\d+)-\d+")
+        found = [_attempt(job) for job in self._client.list_jobs() if pattern.fullmatch(job.submission_id or "")]
         return sorted(found, key=lambda attempt: attempt.number)
 
     def submit(self, submission: Submission, number: int) -> str:
@@ -127,10 +135,9 @@ class Jobs:
             ClusterUnreachable: the connection broke; the job may go on.
         """
         signal.signal(signal.SIGTERM, lambda signum, frame: self._client.stop_job(job_id))
-        number = int(job_id.rpartition("-")[2])
         try:
             asyncio.run(self._print_log(job_id))
-            while not (attempt := _attempt(self._client.get_job_info(job_id), number)).is_over:
+            while not (attempt := _attempt(self._client.get_job_info(job_id))).is_over:
                 time.sleep(POLL_S)
         except (ClientError, OSError, RuntimeError) as error:
             raise ClusterUnreachable(
@@ -150,28 +157,47 @@ def run_once(jobs: Jobs, submission: Submission, *, number: int | None = None) -
         number: this attempt and no other: submitted where the cluster does not know it, else watched to its end.
 
     Raises:
-        JobRefused: an attempt that counts ran another command under the same name.
+        JobRefused: an attempt that counts ran another command under the same name, or another job of the run is not over.
         ClusterUnreachable: the cluster takes no jobs.
     """
-    known = jobs.attempts(submission.name)
-    if number is not None:
-        known = [attempt for attempt in known if attempt.number == number]
+    of_run = jobs.attempts(submission.run)
+    known = [attempt for attempt in of_run if attempt.name == submission.name and number in (None, attempt.number)]
     last = known[-1] if known else None
     counts = last is not None and (number is not None or not last.is_over or last.exit_code == 0)
     if last is None or not counts:
+        for live in of_run:
+            if not live.is_over:
+                raise JobRefused(
+                    f"job {live.job_id}: {live.told}, of the same run; watch it with ray job logs --follow {live.job_id} and give "
+                    f"this command again at its end, or stop it with ray job stop {live.job_id}; a run of its own has "
+                    "another run.name and run.dir"
+                )
         job_id = jobs.submit(submission, number or (last.number + 1 if last else 1))
         print(f"job {job_id}: submitted", flush=True)
         return jobs.follow(job_id)
     if last.command != submission.command:
         raise JobRefused(
             f"job {last.job_id}: {last.told} already, with another command ({last.command}); give the run another run.name, "
-            f"or submit a new attempt with --attempt {last.number + 1}"
+            + (f"or submit a new attempt with --attempt {last.number + 1}" if last.is_over else "or stop the job first")
         )
     print(f"job {last.job_id}: {last.told} already", flush=True)
     return last if last.is_over else jobs.follow(last.job_id)
 
 
-def _attempt(job: Any, number: int) -> Attempt:
+def is_uploaded(file: Path, working_dir: Path) -> bool:
+    """Whether a job with this working_dir has the file, which lies in it: no .gitignore or .rayignore leaves it out."""
+    excludes: list[Callable[[Path], bool]] = []
+    place = working_dir
+    for part in ("", *file.relative_to(place).parts):
+        place /= part
+        excludes += get_excludes_from_ignore_files(place, include_gitignore=True, logger=logging.getLogger(__name__))
+        if any(is_excluded(place) for is_excluded in excludes):
+            return False
+    return True
+
+
+def _attempt(job: Any) -> Attempt:
+    name, _, number = job.submission_id.rpartition("-")
     code = job.driver_exit_code
     if job.status == JobStatus.STOPPED:
         code = STOPPED_EXIT_CODE
@@ -179,7 +205,8 @@ def _attempt(job: Any, number: int) -> Attempt:
         code = 128 - code  # as a shell tells the signal that ended it
     return Attempt(
         job_id=job.submission_id,
-        number=number,
+        name=name,
+        number=int(number),
         command=job.entrypoint,
         is_over=job.status.is_terminal(),
         exit_code=code,

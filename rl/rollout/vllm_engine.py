@@ -1,7 +1,7 @@
 """vLLM behind the `Engine` protocol: the only file that imports vllm.
 
 Weights travel by vLLM's own four calls (init, start, update, finish) through a backend registered here that reads
-a safetensors file, on shared memory where there is some. It is correct on CPU and on CUDA.
+a safetensors file, on shared memory where there is room. It is correct on CPU and on CUDA.
 An adapter (LoRA) is given to vLLM as one and stays beside the start model's weights: merged in bfloat16, most of a
 small update would be rounded away. vLLM's CPU build multiplies adapters too, in plain torch.
 Left out: the `ipc` and `nccl` backends, which save CUDA a copy through host memory.
@@ -86,7 +86,7 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):
     def receive_weights(self, update_info: FileUpdate) -> None:
         # vLLM loads what it is given and leaves the rest as it was, so a parameter left out would go unnoticed.
         tied = {"lm_head.weight"} if self.model_config.hf_text_config.tie_word_embeddings else set()
-        require_names(update_info.path, weight_names(self.model_config.model) - tied)
+        require_names(update_info.path, weight_names(model_folder(self.model_config.model)) - tied)
         self.model.load_weights(iter_weights(update_info.path))
 
     def finish_weight_update(self) -> None:

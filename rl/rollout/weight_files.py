@@ -1,13 +1,17 @@
-"""Where weights lie while they travel: safetensors, on shared memory where there is some.
+"""Where weights lie while they travel: safetensors, on shared memory where there is room.
 
 A file holds the whole model, or a LoRA adapter alone and the adapter's configuration in its metadata.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,21 +21,104 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+MIB = 2**20
 SHARED_MEMORY = Path("/dev/shm")
+PREFIX = "longreach-weights-"
+SIZE_VARIABLE = "LONGREACH_WEIGHT_BYTES"
+"""Environment variable: bytes of the file in which the run's weights travel; processes started later inherit it."""
+LEFTOVER_AGE_S = 60.0
+"""A folder of this age that nobody holds is a leftover; a younger one may be about to be held."""
+
+
+class NoRoom(RuntimeError):
+    """No folder of this machine has room for the weights on their way to the engines."""
+
+    exit_code = 3
+
+
+def announce_size(num_bytes: int) -> None:
+    """Say how large this run's travelling files are, before the first one.
+
+    Raises:
+        NoRoom: such a file fits nowhere on this machine.
+    """
+    os.environ[SIZE_VARIABLE] = str(num_bytes)
+    _folder_with_room(num_bytes)
 
 
 @contextmanager
 def travelling_file() -> Iterator[str]:
-    """A path for one safetensors file, unique to this run, in memory where possible; gone afterwards, come what may."""
-    with _temporary_folder() as folder:
-        yield str(Path(folder, "model.safetensors"))
+    """A path for one safetensors file, unique to this run, in memory where it fits there; gone afterwards, come what may.
+
+    Raises:
+        NoRoom: it fits nowhere, or the place was full when it was written.
+    """
+    from safetensors import SafetensorError
+
+    num_bytes = int(os.environ.get(SIZE_VARIABLE, "0"))
+    with _temporary_folder(num_bytes) as folder:
+        try:
+            yield str(Path(folder, "model.safetensors"))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if os.strerror(errno.ENOSPC) not in str(error):
+                raise
+            raise NoRoom(_no_room(num_bytes)) from error
 
 
 @contextmanager
-def _temporary_folder() -> Iterator[str]:
-    memory = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="longreach-weights-", dir=memory) as folder:
-        yield folder
+def _temporary_folder(num_bytes: int) -> Iterator[str]:
+    """Held by a lock as long as this process lives: whoever finds it without one may remove it."""
+    where = _folder_with_room(num_bytes)
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=where) as folder:
+        held = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield folder
+        finally:
+            os.close(held)
+
+
+def _folder_with_room(num_bytes: int) -> Path:
+    """The first folder that holds so many bytes and a tenth more, for what else lies there; leftovers go before."""
+    for folder in _folders():
+        _remove_leftovers(folder)
+        if shutil.disk_usage(folder).free >= num_bytes + num_bytes // 10:
+            return folder
+    raise NoRoom(_no_room(num_bytes))
+
+
+def _folders() -> list[Path]:
+    """Shared memory where there is some, then the folder for temporary files."""
+    memory = [SHARED_MEMORY] if os.access(SHARED_MEMORY, os.W_OK) else []
+    return [*memory, Path(tempfile.gettempdir())]
+
+
+def _no_room(num_bytes: int) -> str:
+    seen = ", ".join(f"{folder} {shutil.disk_usage(folder).free / MIB:,.0f} MiB" for folder in _folders())
+    needed = f"{num_bytes / MIB:,.0f} MiB and a tenth more are needed, " if num_bytes else ""
+    return (
+        f"no room for the weights on their way to the engines: {needed}free are {seen}; give "
+        "the container more shared memory (docker: --shm-size, Kubernetes: an emptyDir of medium Memory at /dev/shm), or name "
+        "a folder with room in TMPDIR"
+    )
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove this user's folders whose process was killed; a lock is seen across containers, a process id is not."""
+    for place in folder.glob(f"{PREFIX}*"):
+        try:
+            held = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue  # another user's, no folder, or gone by now
+        try:
+            status = os.fstat(held)
+            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > LEFTOVER_AGE_S:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(place, ignore_errors=True)
+        except BlockingIOError:
+            continue  # its process lives
+        finally:
+            os.close(held)
 
 
 def iter_weights(path: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -49,11 +136,15 @@ def iter_weights(path: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def weight_names(path: str) -> frozenset[str]:
-    """Names of the tensors at path (a safetensors file or a folder of them); empty where there is no such file."""
+    """Names of the tensors at path (a safetensors file or a folder of them).
+
+    Raises:
+        FileNotFoundError: there is no such file; nothing to miss is not nothing missing.
+    """
     from safetensors import safe_open
 
     names: set[str] = set()
-    for file in _files(path):
+    for file in _files_or_raise(path):
         with safe_open(file, "pt") as content:
             names.update(content.keys())
     return frozenset(names)
@@ -106,7 +197,7 @@ def require_adapter(path: str, adapter: Adapter, base_names: Iterable[str]) -> N
 @contextmanager
 def adapter_folder(path: str, adapter: Adapter) -> Iterator[str]:
     """The adapter in the file at path as a folder in peft's form, which vLLM reads; gone afterwards."""
-    with _temporary_folder() as folder:
+    with _temporary_folder(len(adapter.config)) as folder:
         Path(folder, "adapter_config.json").write_text(adapter.config, encoding="utf-8")
         Path(folder, "adapter_model.safetensors").symlink_to(Path(path).absolute())
         yield folder
@@ -122,7 +213,8 @@ def model_folder(model: str) -> str:
         return model
     from huggingface_hub import snapshot_download
 
-    return str(snapshot_download(model, local_files_only=True))
+    # No file is asked for: the hub's client refuses a folder that lacks one, and nobody loads all that a repository has.
+    return str(snapshot_download(model, local_files_only=True, ignore_patterns="*"))
 
 
 def require_names(path: str, expected: Iterable[str]) -> None:
@@ -132,7 +224,6 @@ def require_names(path: str, expected: Iterable[str]) -> None:
         FileNotFoundError: there is no file.
         RuntimeError: a parameter is missing; names the first.
     """
-    _files_or_raise(path)
     missing = sorted(set(expected) - weight_names(path))
     if missing:
         raise RuntimeError(
@@ -141,13 +232,9 @@ def require_names(path: str, expected: Iterable[str]) -> None:
         )
 
 
-def _files(path: str) -> list[Path]:
-    place = Path(path)
-    return sorted(place.glob("*.safetensors")) if place.is_dir() else [p for p in [place] if p.is_file()]
-
-
 def _files_or_raise(path: str) -> list[Path]:
-    files = _files(path)
+    place = Path(path)
+    files = sorted(place.glob("*.safetensors")) if place.is_dir() else [p for p in [place] if p.is_file()]
     if not files:
         raise FileNotFoundError(f"weights {path}: no safetensors file there")
     return files

@@ -111,7 +111,13 @@ def test_an_id_tells_its_cell() -> None:
         assert (read.task, read.length, read.num_hops, read.distractors) == ("lookup", 4000, 1, "plain")
 
 
-@pytest.mark.parametrize("other", ["musique-17", "chain-test-0-4000", "", "lookup-valid-0-100-3", "chain-0-100-3"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        "musique-17", "chain-test-0-4000", "", "lookup-valid-0-100-3", "chain-0-100-3", "lookup-test-0-400-depth..-3",
+        f"lookup-test-0-{'9' * 5_000}-3",
+    ],
+)  # fmt: skip
 def test_other_ids_name_no_cell(other: str) -> None:
     assert cell_of_id(other) is None
 

@@ -17,6 +17,7 @@ from data.problem import DataError
 from launch.cli import CommandLine, ConfigError, EnvironmentFault, Flag, exit_code, load_config
 from launch.keys import known_keys, nearest
 from rl.config import RunConfig
+from rl.run_folder import write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (
@@ -79,6 +80,16 @@ def test_the_file_fills_what_it_names_and_defaults_the_rest(file: Path) -> None:
     command = load(file)
     assert (command.config.name, command.config.inner.steps, command.config.engine) == ("from file", 3, "auto")
     assert command.path == file
+
+
+def test_the_config_toml_of_a_run_is_a_configuration_again(tmp_path: Path) -> None:
+    first = Config(inner=Inner(steps=7), models={"base": "runs/base"})
+    path = write_config(tmp_path, first.model_dump(), {"commit": "abc", "versions": {"python": "3.11"}})
+    assert load(path).config == first
+    path.write_text("meta = 1")
+    assert "meta: unknown key" in complaint(path)
+    path.write_text("[metas]\ncommit = 'abc'")
+    assert "metas: unknown key" in complaint(path)
 
 
 @pytest.mark.parametrize("words", [["--inner.steps", "5"], ["--inner.steps=5"], ["inner.steps=5"]])

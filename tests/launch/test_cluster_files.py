@@ -37,6 +37,8 @@ with open(os.environ["CALLS"], "a") as calls:
 if name == "scontrol" and words[0] == "show":
     print("node-a\\nnode-b\\nnode-c")
 if name == "ray" and words[0] == "status":
+    if os.environ.get("TERM_AT") == "status":
+        os.kill(os.getppid(), signal.SIGTERM)
     sys.exit('"--head"' not in open(os.environ["CALLS"]).read())
 if name == "srun" and "hostname" in words:
     print("10.0.0.7 fe80::1")
@@ -46,8 +48,12 @@ if name == "python" and words[:2] == ["-c", "import secrets; print(secrets.token
     print("5" * 64)
 if name == "python" and words[:2] == ["-m", "launch.job"]:
     code = int(os.environ["JOB_ENDS_WITH"])
+    open("written", "w").close()
     while open(os.environ["CALLS"]).read().count('"--block"') < min(2, int(os.environ["SLURM_JOB_NUM_NODES"])):
         time.sleep(0.02)  # heads and workers are started in the background
+    if os.environ.get("TERM_AT") == "import":
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(60)
     if code == 75:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
         open(os.environ["CALLS"] + ".waiting", "w").close()
@@ -69,8 +75,8 @@ class Batch:
         return [call for call in self.calls if call[: len(start)] == list(start)]
 
 
-def run_batch(folder: Path, *arguments: str, ends_with: int = 0, nodes: int = 3) -> Batch:
-    """Run the script; a job that ends with 75 is one that SLURM's SIGTERM ends."""
+def run_batch(folder: Path, *arguments: str, ends_with: int = 0, nodes: int = 3, term_at: str = "") -> Batch:
+    """Run the script; a job that ends with 75 is one that SLURM's SIGTERM ends, which otherwise comes at `term_at`, if at all."""
     programs = folder / "programs"
     programs.mkdir()
     for name in ("ray", "srun", "scontrol", "python"):
@@ -78,7 +84,7 @@ def run_batch(folder: Path, *arguments: str, ends_with: int = 0, nodes: int = 3)
         (programs / name).chmod(0o755)
     calls = folder / "calls.jsonl"
     environment = {
-        "PATH": f"{programs}:{os.environ['PATH']}", "CALLS": str(calls), "JOB_ENDS_WITH": str(ends_with), "RAY_ADDRESS": "x",
+        "PATH": f"{programs}:{os.environ['PATH']}", "CALLS": str(calls), "JOB_ENDS_WITH": str(ends_with), "RAY_ADDRESS": "x", "TERM_AT": term_at,
         "SLURM_JOB_ID": "42", "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_JOB_NODELIST": "node-[a-c]",
     }  # fmt: skip
     process = subprocess.Popen(
@@ -109,13 +115,22 @@ def test_the_slurm_script_starts_a_head_then_workers_then_the_job_and_leaves_no_
     assert workers[:3] == ["srun", "--nodes=2", "--ntasks=2"] and "--exclude=node-a" in workers
     [job] = batch.of("python", "-m", "launch.job")
     assert job[3:-1] == [
-        *("run.toml", "--address", "http://127.0.0.1:8265", "--stop-wait-s", "110"),
+        *("run.toml", "--stage", "all", "--address", "http://127.0.0.1:8265", "--stop-wait-s", "110"),
         *("--", "--learner.lr", "1e-6", "--run.dir", "/shared/a b"),
     ]
     assert {call[-1] for call in (head, workers, job)} == {"0o600"}
     assert batch.calls.index(head) < min(batch.calls.index(call) for call in (workers, job))
     assert batch.of("scontrol", "requeue") == []
     assert list(tmp_path.glob(".ray-*")) == []
+    (tmp_path / "mine").touch()
+    modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("mine", "written")}
+    assert len(modes) == 1, "what the run writes is as readable as the user's own files"
+
+
+def test_a_stage_after_the_configuration_is_the_jobs_own_option(tmp_path: Path) -> None:
+    batch = run_batch(tmp_path, "run.toml", "--stage", "1", "--learner.lr", "1e-6", nodes=1)
+    [job] = batch.of("python", "-m", "launch.job")
+    assert (job[3:6], job[job.index("--") : -1]) == (["run.toml", "--stage", "1"], ["--", "--learner.lr", "1e-6"])
 
 
 def test_one_node_needs_no_workers(tmp_path: Path) -> None:
@@ -130,7 +145,15 @@ def test_a_sigterm_reaches_the_job_and_exit_code_75_puts_the_batch_job_back_into
     assert batch.of("scontrol", "requeue") == [["scontrol", "requeue", "42", "0o600"]]
 
 
-@pytest.mark.parametrize("code", [2, 137])
+@pytest.mark.parametrize("moment", ["status", "import"])
+def test_a_sigterm_before_the_run_is_watched_requeues_as_well(tmp_path: Path, moment: str) -> None:
+    batch = run_batch(tmp_path, "run.toml", term_at=moment)
+    assert batch.code == 75, batch.errors
+    assert batch.of("scontrol", "requeue") == [["scontrol", "requeue", "42", "0o600"]]
+    assert list(tmp_path.glob(".ray-*")) == []
+
+
+@pytest.mark.parametrize("code", [2, 137, 143])
 def test_any_other_exit_code_is_the_batch_jobs_own_and_final(tmp_path: Path, code: int) -> None:
     batch = run_batch(tmp_path, "run.toml", ends_with=code)
     assert batch.code == code

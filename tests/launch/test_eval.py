@@ -8,18 +8,21 @@ from typing import Any
 
 import orjson
 import pytest
+from pydantic import ValidationError
 
 from data.filters import AnswerableFilter
 from data.prepare import prepare
 from data.prepared import load_prepared
 from data.problem import DataError, SourceProblem
-from launch.cli import exit_code
-from launch.eval import run, unreliable
+from launch.cli import ConfigError, exit_code
+from launch.eval import DECIDING_CODE, PROJECT, _result_path, code_fingerprint, run, unreliable
 from launch.eval_config import EvalConfig
 from launch.eval_figures import SuiteItem
 from launch.eval_suites import Suite, fitted, load_suites
 from rewards.types import Score
+from rl.config import RewardSection
 from rl.evaluate import EvaluatedItem
+from rl.run_folder import VERSIONED_PACKAGES
 
 TEMPLATE = "{% for m in messages %}<user>{{ m['content'] }}<end>{% endfor %}<assistant>"
 
@@ -162,6 +165,46 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
     assert errors.count("\n") == 1
     assert told in errors
     assert not (tmp_path / "out.json").exists()
+
+
+def test_out_is_a_file_only_where_it_ends_in_json_and_a_place_that_cannot_be_is_told_in_a_line(tmp_path: Path) -> None:
+    for out, result in (
+        ("qwen2.5-7b", "qwen2.5-7b/result.json"),
+        ("new/1.json", "new/1.json"),
+        ("new", "new/result.json"),
+    ):
+        assert _result_path(str(tmp_path / out)) == tmp_path / result
+    (tmp_path / "file").write_text("mine")
+    for out in ("file", "file/x", "file/x/y.json"):
+        with pytest.raises(ConfigError, match="cannot be made") as caught:
+            _result_path(str(tmp_path / out))
+        assert "\n" not in str(caught.value)
+
+
+def test_changed_scoring_code_has_another_fingerprint_and_other_files_do_not(tmp_path: Path) -> None:
+    scorer, notes = tmp_path / "rewards" / "rules" / "text.py", tmp_path / "rewards" / "notes.md"
+    scorer.parent.mkdir(parents=True)
+    scorer.write_text("1")
+    before = code_fingerprint(tmp_path)
+    notes.write_text("1")
+    assert code_fingerprint(tmp_path) == before
+    scorer.write_text("2")
+    changed = code_fingerprint(tmp_path)
+    scorer.rename(scorer.with_name("number.py"))
+    assert len({before, changed, code_fingerprint(tmp_path)}) == 3
+    assert {"sympy", "tokenizers", "peft"} <= set(VERSIONED_PACKAGES)
+    own = {path for pattern in DECIDING_CODE for path in PROJECT.glob(pattern)}
+    for name in ("data/prompts.py", "rewards/hybrid.py", "rewards/rules/number.py", "rl/rollout/vllm_engine.py"):
+        assert PROJECT / name in own
+
+
+def test_credentials_in_a_url_are_refused_in_a_runs_configuration_too_and_not_repeated() -> None:
+    for url in ("http://ada:SECRET@host/v1", "https://SECRET@host:8000/v1", "http://ada:SEC[RET@host/v1"):
+        with pytest.raises(ValidationError, match="give the key in LONGREACH_JUDGE_KEY") as caught:
+            RewardSection(judge_url=url)
+        assert "SEC" not in caught.value.errors()[0]["msg"]
+    for url in ("", "http://127.0.0.1:8000/v1", "http://host/v1/@team"):
+        assert RewardSection(judge_url=url).judge_url == url
 
 
 def test_vllm_that_is_not_installed_is_the_machines_lack(

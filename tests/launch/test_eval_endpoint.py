@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,15 +86,84 @@ def test_a_request_that_fails_for_good_is_a_reply_that_says_why(mode: str) -> No
     assert len(server.requests) == (1 if mode == "401" else 5)
 
 
+@contextmanager
+def saying(body: str) -> Iterator[str]:
+    """The URL of an endpoint that answers every request with this body."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def completion(content: str = ADA, **more: Any) -> str:
+    return json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": content}}], **more})
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "num_tokens"),
+    [
+        (completion("\ud800Ada"), "?Ada", None),
+        (completion(usage={"completion_tokens": 12}), ADA, 12),
+        (completion(usage={"completion_tokens": 0}), ADA, 0),
+        (completion(usage={"completion_tokens": "12"}), ADA, None),
+        (completion(usage={"completion_tokens": 10**30}), ADA, None),
+        (completion(usage={"completion_tokens": -1}), ADA, None),
+        (completion(usage={"completion_tokens": True}), ADA, None),
+        (completion(usage=5), ADA, None),
+    ],
+    ids=lambda value: str(value)[-30:],
+)
+def test_of_an_odd_completion_the_text_is_kept_and_a_length_that_can_be_none_is_unknown(
+    body: str, text: str, num_tokens: int | None
+) -> None:
+    with saying(body) as url:
+        [[reply]] = Endpoint(url=url, model="m", concurrency=1, timeout_s=5.0, wait_s=0.01).replies(
+            asks(1), L1_PROMPT, LIMITS
+        )
+    assert (reply.text, reply.num_response_tokens, reply.failure) == (text, num_tokens, "")
+
+
+@pytest.mark.parametrize(
+    "body",
+    ['{"choices": 5}', '{"choices": {"a": 1}}', '{"choices": [5]}', '"\\ud800"', "[" * 100_000 + "]" * 100_000],
+    ids=lambda body: body[:20],
+)
+def test_json_that_is_no_completion_is_a_failed_request_whose_reason_can_be_written(body: str) -> None:
+    with saying(body) as url:
+        [[reply]] = Endpoint(url=url, model="m", concurrency=1, timeout_s=5.0, wait_s=0.01).replies(
+            asks(1), L1_PROMPT, LIMITS
+        )
+    assert (reply.text, reply.finish_reason) == ("", None)
+    assert reply.failure.startswith(url) and reply.failure.encode()
+
+
 def test_a_thought_that_comes_apart_is_put_before_the_answer_and_an_unfinished_one_has_none() -> None:
-    def completion(**message: Any) -> Any:
+    def told(**message: Any) -> Any:
         choice = SimpleNamespace(message=SimpleNamespace(**message), finish_reason="length")
         return SimpleNamespace(choices=[choice], usage=SimpleNamespace(completion_tokens=7))
 
-    assert reply_of(completion(content="Ada", reasoning="hm")) == Reply(
+    assert reply_of(told(content="Ada", reasoning="hm")) == Reply(
         text="<think>hm</think>Ada", num_response_tokens=7, finish_reason="length"
     )
-    assert reply_of(completion(content=None, reasoning_content="hm")).text == "<think>hm"
+    assert reply_of(told(content=None, reasoning_content="hm")).text == "<think>hm"
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +203,27 @@ def test_failed_requests_stay_in_the_denominator_and_the_rerun_asks_them_alone(
     assert read(out)["pinned"]["model"] == {"url": server.url, "name": "m", "tokenizer": ""}
 
 
+def test_a_length_that_was_written_as_text_is_unknown_to_the_rerun_which_asks_nothing(
+    suite: str, tmp_path: Path
+) -> None:
+    words = ["--model", "URL", "--model_name", "m", "--suite", suite, "--out", str(tmp_path), "--sampled", "false"]
+    answers = tmp_path / "answers.jsonl"
+    with judge_server(content=ADA) as server:
+        words[1] = server.url
+        assert exit_code(run, words) == 0
+        answers.write_text(answers.read_text().replace('"num_response_tokens":null', '"num_response_tokens":"12"'))
+        server.requests.clear()
+        assert exit_code(run, words) == 0
+        assert server.requests == []
+    assert '"num_response_tokens":"12"' in answers.read_text()
+    assert {item["num_response_tokens"] for item in read(tmp_path / "result.json")["items"]} == {None}
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["--model", "http://ada:SECRET@host/v1"], "model: seen a URL with credentials"),
+        (["--judge_url", "http://ada:SECRET@host/v1"], "judge_url: seen a URL with credentials"),
         ([], "model_name: seen '' with model"),
         (["--model_name", "m", "--max_prompt_tokens", "9"], "tokenizer: max_prompt_tokens needs one"),
         (["--model_name", "m", "--suite", "RAW"], "tokenizer: needed to count and cut the prompts"),
@@ -147,4 +238,4 @@ def test_what_an_endpoint_cannot_do_is_refused_before_anything_is_sent(
     words = [word.replace("RAW", str(raw)) for word in words]
     assert exit_code(run, ["--model", "http://127.0.0.1:9/v1", "--suite", suite, *words]) == 2
     errors = capsys.readouterr().err
-    assert told in errors and errors.count("\n") == 1
+    assert told in errors and errors.count("\n") == 1 and "SECRET" not in errors

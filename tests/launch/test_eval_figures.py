@@ -46,6 +46,12 @@ def test_avg_and_pass_at_k_of_four_samples() -> None:
     assert figures.pass_at == {1: pytest.approx(3 / 8), 2: pytest.approx((1 / 2 + 5 / 6) / 2), 4: 1.0}
 
 
+def test_a_sample_is_right_from_a_score_of_one_half_on_as_on_the_reports_page() -> None:
+    values = {"p0": [0.5, 0.0], "p1": [0.49, 0.0]}
+    items = [item(name, value, sample=i) for name, own in values.items() for i, value in enumerate(own)]
+    assert figures_of(items).pass_at == {1: 0.25, 2: 0.5}  # one of two answers to p0, none to p1
+
+
 def test_the_lenient_figure_stands_beside_the_strict_one_over_the_same_problems() -> None:
     figures = figures_of(
         [item("p0", 0.0, lenient=1.0), item("p1", 1.0, lenient=1.0), item("p2", None), item("p3", 0.0, lenient=0.0)]

@@ -123,6 +123,17 @@ def test_a_rerun_with_other_settings_is_refused_with_the_difference_named(
     assert told in capsys.readouterr().err
 
 
+def test_answers_that_other_code_scored_are_not_mixed_with_new_ones(
+    words: list[str], uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = read(uninterrupted / "out" / "result.json")["pinned"]["code"]
+    answers = tmp_path / "out" / "answers.jsonl"
+    answers.parent.mkdir()
+    answers.write_text((uninterrupted / "out" / "answers.jsonl").read_text().replace(code, "sha256:0"))
+    assert evaluate(words, tmp_path) == 2
+    assert f"code was 'sha256:0', is '{code}'" in capsys.readouterr().err
+
+
 def test_another_model_under_the_same_path_is_noticed(
     words: list[str], uninterrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

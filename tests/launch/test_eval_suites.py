@@ -145,6 +145,13 @@ def test_without_a_network_a_named_suite_says_where_to_put_its_rows() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_that_cannot_be_read_is_told_to_be_put_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text("no json\n")
+    with pytest.raises(DataError, match="invalid JSON") as caught:
+        load(str(tmp_path / "x.jsonl"))
+    assert "--suite_dir" not in str(caught.value)
+
+
 class Loader(yaml.SafeLoader):
     """The harness's: a `!function` names a function of a file beside the YAML."""
 

@@ -222,6 +222,14 @@ def test_what_cannot_be_exported_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_card_that_serves_an_extended_rope_says_what_its_accuracy_is_of(
+    tiny: Path, exported: Path, tmp_path: Path
+) -> None:
+    assert exit_code(run, [str(tiny), "--out", str(tmp_path / "out"), "--rope_factor", "4"]) == 0
+    said = "the accuracy above was measured with the rope as trained"
+    assert said in (tmp_path / "out" / "README.md").read_text() and said not in (exported / "README.md").read_text()
+
+
 def test_a_checkpoint_without_its_run_is_exported_with_what_is_known(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,16 +15,23 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tomli_w
 
+from launch.cli import exit_code
+from launch.job import command
+from launch.job import run as launch_job
+from rl.config import RunConfig
 from rl.metrics import read_metrics
+from rl.run_folder import git_commit, read_config
 from tests.rl.tiny_run import write_inputs
+from tests.test_docs import blocks
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,6 +177,7 @@ def test_a_staged_run_that_is_killed_and_stopped_ends_with_the_figures_of_one_le
     assert (run_dir / "checkpoints" / "latest").resolve().name == f"step-{last_step:06d}"
     assert STEPS[0] < last_step < sum(STEPS)
 
+    commit = git_commit(ROOT).removesuffix("-dirty")
     code, output = ended(submitted(cluster, folder))
     assert code == 0, output
     assert f"resumed {run_dir} after step {last_step}" in output
@@ -182,6 +190,7 @@ def test_a_staged_run_that_is_killed_and_stopped_ends_with_the_figures_of_one_le
         }
     weights = "checkpoints/latest/model/model.safetensors"
     assert (run_dir / weights).read_bytes() == (whole / weights).read_bytes()
+    assert read_config(run_dir)[1]["commit"].removesuffix("-dirty") == commit
 
     code, output = ended(submitted(cluster, folder))
     assert (code, output) == (0, "job jobs-stage-all-3: succeeded already\n")
@@ -207,6 +216,17 @@ def test_ray_job_submit_uploads_little_and_tells_the_runs_own_error_and_exit_cod
     sizes = [path.stat().st_size for path in package.rglob("*") if path.is_file()]
     assert 1e5 < sum(sizes) < 5e6
     assert [path.name for path in (package / "data").iterdir() if path.is_dir()] == ["synthesis"]
+    from rl.ray_jobs import is_uploaded
+
+    for name in (
+        "launch/rl.py",
+        "launch/configs/demo.toml",
+        "docs/jobs.md",
+        "tests/conftest.py",
+        ".rayignore",
+        ".git/HEAD",
+    ):
+        assert is_uploaded(ROOT / name, ROOT) == (package / name).exists(), name
 
 
 def test_without_the_token_nothing_is_answered(cluster: TwoNodes) -> None:
@@ -225,13 +245,11 @@ def test_no_cluster_at_the_address_is_told_in_one_line(cluster: TwoNodes, folder
 def test_every_path_of_the_command_is_absolute_and_a_model_that_is_no_folder_stays_a_hub_id(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from launch.job import command
-    from rl.config import RunConfig
-
     monkeypatch.chdir(folder)
     config = RunConfig.model_validate(
         tomllib.loads((folder / "jobs.toml").read_text())
-        | {"run": {"dir": "runs/a b"}, "data": {"train": "train"}, "evaluation": {"checkpoints": {"base": "model"}}}
+        | {"run": {"dir": "runs/a b"}, "data": {"train": "train"}}
+        | {"evaluation": {"checkpoints": {"base": "model", "other": "modelscope:Qwen/Qwen3-4B"}}}
     )
     told = command("jobs.toml", config, ["--learner.lr", "1e-6"], stage="2", working_dir=Path("."))
     assert told == (
@@ -246,9 +264,136 @@ def test_every_path_of_the_command_is_absolute_and_a_model_that_is_no_folder_sta
 def test_a_submission_that_cannot_be_is_refused_before_the_cluster_is_asked(
     folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from launch.cli import exit_code
-    from launch.job import run
-
     with contextlib.chdir(ROOT):
-        assert exit_code(run, [str(folder / "jobs.toml"), "--address", "http://127.0.0.1:9", *words]) == 2
+        assert exit_code(launch_job, [str(folder / "jobs.toml"), "--address", "http://127.0.0.1:9", *words]) == 2
     assert capsys.readouterr().err.startswith(f"error: command line: {words[0]}: ")
+
+
+@dataclass(kw_only=True)
+class KnownJobs:
+    """Of Ray's client what launch.job calls, for a cluster of these jobs that ends each new one at once with 0."""
+
+    states: dict[str, str]
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+    def list_jobs(self) -> list[SimpleNamespace]:
+        return [self.get_job_info(job_id) for job_id in self.states]
+
+    def get_job_info(self, job_id: str) -> SimpleNamespace:
+        from ray.job_submission import JobStatus
+
+        status = JobStatus(self.states[job_id])
+        return SimpleNamespace(submission_id=job_id, status=status, entrypoint="another", driver_exit_code=0)
+
+    def submit_job(self, **asked: Any) -> None:
+        self.asked.append(asked)
+        self.states[asked["submission_id"]] = "SUCCEEDED"
+
+    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        yield f"{job_id} began\n"
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[int, KnownJobs]]]:
+    """Give launch.job the words on a cluster where jobs are in these states, from the project's folder; its exit code."""
+    before = signal.getsignal(signal.SIGTERM)  # which launch.job hands on while it watches
+    monkeypatch.chdir(ROOT)
+
+    def give(*words: str, **states: str) -> tuple[int, KnownJobs]:
+        jobs = KnownJobs(states={name.replace("_", "-"): state for name, state in states.items()})
+        monkeypatch.setattr("rl.ray_jobs.JobSubmissionClient", lambda address: jobs)
+        return exit_code(launch_job, words), jobs
+
+    yield give
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "PENDING"])
+@pytest.mark.parametrize(
+    ("live", "words"),
+    [("demo_stage_1_1", []), ("demo_stage_all_3", ["--stage", "1"]), ("demo_stage_all_1", ["--attempt", "2"])],
+)
+def test_a_second_job_of_a_run_is_not_submitted_while_one_is_not_over(
+    live: str, words: list[str], state: str, given: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, jobs = given("launch/configs/demo.toml", *words, **{live: state})
+    assert (code, jobs.asked) == (2, [])
+    told, job_id = capsys.readouterr().err, live.replace("_", "-")
+    assert told.startswith(f"error: job {job_id}: {state.lower()}, of the same run; ")
+    assert f"or stop it with ray job stop {job_id}" in told
+
+
+def test_a_job_is_submitted_with_the_commit_beside_other_runs_jobs_and_after_an_earlier_stages(given: Any) -> None:
+    others = {
+        "demo_control_stage_all_1": "RUNNING",
+        "demo_stage_1_stage_all_1": "RUNNING",
+        "demo_stage_1_1": "SUCCEEDED",
+    }
+    code, jobs = given("launch/configs/demo.toml", **others)
+    [asked] = jobs.asked
+    assert (code, asked["submission_id"]) == (0, "demo-stage-all-1")
+    assert asked["runtime_env"]["env_vars"].get("LONGREACH_COMMIT", "") == git_commit(ROOT)
+
+
+def test_a_copy_without_git_is_of_its_jobs_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGREACH_COMMIT", "c0ffee-dirty")
+    assert git_commit(tmp_path) == "c0ffee-dirty"
+    (tmp_path / ".git").mkdir()
+    assert git_commit(tmp_path) != "c0ffee-dirty"
+
+
+def test_the_pages_own_submission_gives_the_job_the_commit_and_time_to_stop() -> None:
+    *_, block = blocks((ROOT / "docs/operations.md").read_text(), "run by tests/launch/test_jobs.py")
+    shell = ["bash", "-c", f'ray() {{ printf "%s\\n" "$@"; }}\n{block}']
+    words = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert json.loads(words[words.index("--runtime-env-json") + 1]) == {
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "1800", "LONGREACH_COMMIT": git_commit(ROOT)}
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (None, "missing; a job's id begins with it"),
+        ("a/b", "seen 'a/b', which a job's id begins with; allowed: letters,"),
+    ],
+)
+def test_a_name_that_no_job_can_be_found_by_is_refused(
+    name: str | None, told: str, tmp_path: Path, given: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tomllib.loads((ROOT / "launch/configs/demo.toml").read_text())
+    config["run"] = {"dir": "runs/l1"} | ({"name": name} if name else {})
+    (tmp_path / "l1.toml").write_text(tomli_w.dumps(config))
+    code, jobs = given(str(tmp_path / "l1.toml"))
+    assert (code, jobs.asked) == (2, [])
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/l1.toml: run.name: {told}")
+
+
+def test_a_configuration_that_stays_behind_is_refused(
+    tmp_path: Path, given: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in ((".gitignore", "/runs/\n"), ("launch/rl.py", ""), ("launch/.rayignore", "mine.toml\n")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "runs").mkdir()
+    for name, expected in (
+        ("runs/l1.toml", 2),
+        ("launch/mine.toml", 2),
+        ("launch/../runs/l1.toml", 2),
+        ("launch/l1.toml", 0),
+    ):
+        shutil.copy(ROOT / "launch/configs/demo.toml", tmp_path / name)
+        code, jobs = given(str(tmp_path / name), "--working-dir", str(tmp_path))
+        assert (code, len(jobs.asked)) == (expected, 1 - expected // 2), name
+        told = capsys.readouterr().err
+        assert not expected or told.startswith(
+            f"error: {tmp_path / name}: the job would not have it, because .gitignore"
+        )
+
+
+def test_secrets_and_runs_stay_behind() -> None:
+    from rl.ray_jobs import is_uploaded
+
+    left_out = (".ray-42/token", ".env", ".env.local", "launch/.env", "runs/l1/config.toml", ".git/config")
+    assert [name for name in left_out if is_uploaded(ROOT / name, ROOT)] == []
+    assert is_uploaded(ROOT / "launch" / "rl.py", ROOT)

@@ -12,7 +12,7 @@ pytest.importorskip("jinja2", reason="jinja2 is not installed")
 pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 
 from launch import report
-from launch.cli import ConfigError
+from launch.cli import ConfigError, exit_code
 from launch.report import write_comparison
 from launch.report_compare import compare, different_settings, labels_of
 from launch.report_rollouts import NO_ROLLOUTS
@@ -117,3 +117,18 @@ def test_the_command_writes_one_page_about_several_runs(tmp_path: Path, capsys: 
         write_comparison([first, second, first / "."])
     with pytest.raises(ConfigError, match="no such folder"):
         write_comparison([first, tmp_path / "none"])
+
+
+def test_a_place_where_no_file_can_be_written_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "one", num_steps=2)
+    write_run(tmp_path / "two", num_steps=2)
+    taken = tmp_path / "file"
+    taken.write_text("mine")
+    for runs in (["one"], ["one", "two"]):
+        for out in (taken / "r.html", taken / "x" / "r.html", tmp_path / "one"):
+            assert exit_code(report.main, [*(str(tmp_path / name) for name in runs), "--out", str(out)]) == 2
+            told = capsys.readouterr().err
+            assert told.startswith(f"error: out: no file can be written at {out} (") and told.count("\n") == 1
+    assert taken.read_text() == "mine" and not list(tmp_path.rglob(".tmp-*"))

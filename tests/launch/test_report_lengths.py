@@ -102,7 +102,7 @@ def test_accuracy_over_length_and_depth_counts_what_has_no_score_as_wrong(tmp_pa
     written(tmp_path, [*items, {"problem_id": "named-otherwise", "value": 1.0}])
     [view] = views(tmp_path)
     [drawn] = view.maps
-    assert (drawn.title, drawn.lengths) == ("chain", (400, 800))
+    assert (drawn.title, drawn.lengths) == ("chain, 2 hops", (400, 800))
     shares = [(depth, [cell and (cell.mean, cell.num, cell.shade) for cell in cells]) for depth, cells in drawn.rows]
     assert shares == [(0.0, [(0.5, 4, 2), (0.0, 1, 0)]), (1.0, [(1.0, 1, 5), None])]
     assert drawn.nums == "1 to 4"
@@ -113,8 +113,28 @@ def test_several_tasks_have_a_map_each_and_one_of_all(tmp_path: Path) -> None:
     written(tmp_path, [item("chain", 400, 0.5, 0, value=1.0), item("lookup", 400, 0.5, 0, value=0.0)])
     [view] = views(tmp_path)
     assert [(one.title, one.rows[0][1][0].mean) for one in heat_maps(view.file.items) if one.rows[0][1][0]] == [
-        ("all tasks", 0.5), ("chain", 1.0), ("lookup", 0.0),
+        ("all together", 0.5), ("chain, 2 hops", 1.0), ("lookup", 0.0),
     ]  # fmt: skip
+
+
+def test_chains_of_other_hops_and_similar_distractors_have_the_maps_that_launch_eval_keeps_apart(
+    tmp_path: Path,
+) -> None:
+    ids = ["chain-test-0-400-depth0.5-0", "chain-test-0-400-hops4-depth0.5-0", "chain-test-0-400-similar-depth0.5-0"]
+    written(tmp_path, [{"problem_id": name, "value": value} for name, value in zip(ids, (1, 0, 1), strict=True)])
+    [view] = views(tmp_path)
+    assert [one.title for one in view.maps] == [
+        "all together", "chain, 2 hops", "chain, 4 hops", "chain, 2 hops, similar distractors",
+    ]  # fmt: skip
+
+
+def test_a_score_outside_0_to_1_is_left_out_and_counted(tmp_path: Path) -> None:
+    values = [1.0, 0, None, 1.5, -0.1, "1"]
+    written(tmp_path, [{"problem_id": f"p{i}", "value": value} for i, value in enumerate(values)])
+    missing: list[str] = []
+    [view] = result_views(read_result_files(tmp_path, missing))
+    assert missing == ["eval/grid.json: 3 of 6 items have no problem_id or a score outside [0, 1] and are left out."]
+    assert (view.accuracy.num, view.num_invalid) == (3, 1)
 
 
 def test_several_sampled_answers_give_pass_at_k_by_window(tmp_path: Path) -> None:
@@ -160,11 +180,13 @@ def test_a_result_of_launch_eval_in_a_runs_folder_is_on_its_page(tmp_path: Path)
     with judge_server(content="Therefore, the answer is Ada.") as server:
         words = ["--model", server.url, "--model_name", "m", "--suite", str(tmp_path / "set"), "--num_samples", "2"]
         assert exit_code(run, [*words, "--out", str(tmp_path / "run" / "eval")]) == 0
-    told = text_of(write_report(tmp_path / "run"))
+    page = write_report(tmp_path / "run")
+    assert f'title="{tmp_path / "set"}"' in page.read_text()
+    told = text_of(page)
     for part in (
-        "eval/result.json: ", f"Model {server.url}. 6 problems, greedy answers: 50.0% right",
+        "eval/result.json: set", f"Model {server.url}. 6 problems, greedy answers: 50.0% right",
         "Length and depth, lookup n 2 a cell facts at400800 0%100%±330%±33 100%50%±41-",
-        "One of k sampled answers is right WindowProblemsk = 1k = 2 ≤400650.0%50.0%",
+        "One of k sampled answers is right score 0.5 or more WindowProblemsk = 1k = 2 ≤400650.0%50.0%",
     ):  # fmt: skip
         assert part in told, part
     result = orjson.loads((tmp_path / "run" / "eval" / "result.json").read_bytes())
@@ -191,4 +213,4 @@ def test_result_files_are_found_and_what_is_none_is_left_alone_or_named(tmp_path
     assert (file.name, [one.value for one in file.items]) == ("results.json", [1.0, 1.0])
     assert len(missing) == 2
     assert missing[0].startswith("eval/torn.json cannot be read")
-    assert missing[1] == "results.json: 1 of 3 items have no problem_id and are left out."
+    assert missing[1] == "results.json: 1 of 3 items have no problem_id or a score outside [0, 1] and are left out."

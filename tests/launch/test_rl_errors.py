@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from launch.cli import exit_code, load_config
 from launch.rl import FLAGS, run, stage_count
 from rl.checkpoint import save_checkpoint
 from rl.config import RunConfig
+from rl.rollout.weight_files import SIZE_VARIABLE
 from tests.rl.tiny_run import TEMPLATE, problems, tokenizer, write_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +81,21 @@ def test_the_undisturbed_configuration_is_accepted(
     assert "lr 0.003, replay 25%" in plan
     assert "learner memory, estimated: " in plan
     assert "tokens, or fewer where memory is short; head_chunk_tokens 4096" in plan
+
+
+def test_a_later_stage_with_a_shorter_or_the_same_window_takes_nothing_from_an_earlier_one(
+    good: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = [
+        {"min_prompt_tokens": 0, "max_prompt_tokens": high, "steps": 1, "max_response_tokens": 10} for high in (48, 24)
+    ]
+    config = good | {"stages": [*good["stages"], *again]}
+    assert exit_code(run, [str(written(config, tmp_path)), "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    assert "stage 2: 24 < prompt tokens <= 48, 60 problems (door 60)" in plan
+    assert "stage 3: 0 < prompt tokens <= 48, 120 problems (door 120)" in plan
+    assert "stage 4: 0 < prompt tokens <= 24, 60 problems (door 60)" in plan
+    assert "dropped" not in plan and "longest sequence 58 tokens" in plan
 
 
 @pytest.mark.parametrize(
@@ -281,6 +298,16 @@ def test_a_run_folder_that_cannot_be_one_is_refused(good: Config, tmp_path: Path
     path = written(good, tmp_path)
     line = told(path, "--run.dir", path / "run")
     assert f"run.dir: '{path / 'run'}' cannot be a folder, because {path} is a file; name another folder" in line
+
+
+def test_weights_that_no_folder_has_room_for_are_the_machines_lack(
+    good: Config, tmp_path: Path, told: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SIZE_VARIABLE, "0")  # set by the run, and put back
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    line = told(written(good, tmp_path), code=3)
+    assert "no room for the weights on their way to the engines: 0 MiB and a tenth more are needed, free are " in line
+    assert "TMPDIR" in line and not Path(good["run"]["dir"]).exists()
 
 
 def test_vllm_that_is_not_installed_is_the_machines_lack(

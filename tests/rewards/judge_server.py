@@ -110,6 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, "application/json", '{"choices": [{"mess')
             case "no choices":
                 self._send(200, "application/json", '{"id": "x", "choices": []}')
+            case "choices that are no list":
+                self._send(200, "application/json", '{"id": "x", "choices": {"a": 1}}')
+            case "nested":
+                self._send(200, "application/json", "[" * 100_000)
             case _:
                 self._reply(BROKEN_CONTENT[mode] if mode in BROKEN_CONTENT else self._content(body))
 

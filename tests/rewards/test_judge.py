@@ -86,6 +86,9 @@ def test_a_verdict_comes_back(content: str, same: bool) -> None:
         ("html", None, "parse_error", 9),
         ("cut json", None, "parse_error", 9),
         ("no choices", None, "parse_error", 9),
+        ("choices that are no list", None, "parse_error", 9),
+        ("nested", None, "parse_error", 9),
+        ("ok", "half a pair: \ud83d", "parse_error", 9),
         ("ok", None, "parse_error", 9),
         ("ok", "YES, both answers name the same man.", "parse_error", 9),
         ("hang", None, "timeout", 9),
@@ -98,7 +101,7 @@ def test_a_misbehaving_judge_gives_unknown_says_why_and_is_asked_in_three_passes
         reply = ask_once(server.url)
     assert (reply.same, reply.status) == (None, status)
     assert len(server.requests) == num_requests
-    assert reply.detail
+    assert reply.detail.encode("utf-8")
 
 
 def test_a_refused_connection_is_an_infrastructure_error() -> None:
@@ -203,3 +206,9 @@ def test_delimiters_differ_from_call_to_call() -> None:
 def test_an_address_that_cannot_work_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError, match="judge url"):
         Judge(url=url, model="judge")
+
+
+def test_an_address_with_a_password_is_refused_without_repeating_it() -> None:
+    with pytest.raises(ValueError, match="LONGREACH_JUDGE_KEY") as caught:
+        Judge(url="http://me:hunter2@127.0.0.1:8000/v1", model="judge")
+    assert "hunter2" not in str(caught.value)

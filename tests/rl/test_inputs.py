@@ -70,7 +70,7 @@ def test_longer_problems_are_cut_in_place_and_measured(prepared: PreparedSet) ->
 
 
 def test_a_longer_problem_is_an_error_on_request(prepared: PreparedSet) -> None:
-    with pytest.raises(DataError, match=r"problem 'p1-30-0': 37 prompt tokens > 30, the last stage's"):
+    with pytest.raises(DataError, match=r"problem 'p1-30-0': 37 prompt tokens > 30, the longest stage's"):
         _fit(prepared, tokenizer(), 30, config(overlong="error"))
 
 

@@ -69,3 +69,4 @@ def test_a_judge_that_stays_away_ends_the_run_with_exit_4(tmp_path: Path) -> Non
     assert errors.count("\n") == 1
     assert output.count("JUDGE DOWN (breaker open)") == 3
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 3
+    assert (tmp_path / "run" / "checkpoints" / "latest").resolve().name == "step-000003"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -14,9 +16,13 @@ from data.read_modelscope import ModelScopeMissing, downloaded
 from data.read_source import opened
 from launch.cli import exit_code
 from launch.judge import run as run_judge
+from launch.rl import run as run_rl
 from launch.sft import run as run_sft
 from rl.config import RunConfig
 from rl.model_source import local_model, with_local_models
+from rl.rollout.weight_files import SIZE_VARIABLE
+from rl.run_folder import read_config, write_config
+from tests.rl.tiny_run import write_inputs
 
 CLIENT = '''
 """Holds the repositories in the folder beside it; what was asked for is written to asked.jsonl."""
@@ -112,6 +118,23 @@ def test_a_runs_policy_judge_and_checkpoints_are_found_and_the_rest_is_untouched
     assert found.reward.judge_path == str(hub / "model" / "me" / "judge")
     assert found.evaluation.checkpoints == {"base": str(hub / "model" / "me" / "base"), "other": "runs/other"}
     assert with_local_models(found) == found
+
+
+def test_a_run_is_written_down_as_it_was_asked_for(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_inputs(tmp_path / "tiny")
+    shutil.copytree(config["model"]["path"], hub / "model" / "me" / "policy")
+    config["model"]["path"] = "modelscope:me/policy"
+    path = write_config(tmp_path, config, {})
+
+    def no_cluster(config: RunConfig, *, model_path: str, **_: object) -> NoReturn:
+        raise RuntimeError(model_path)
+
+    monkeypatch.setattr("rl.run.Cluster", no_cluster)
+    monkeypatch.setenv(SIZE_VARIABLE, "0")
+    with pytest.raises(RuntimeError, match=str(hub / "model" / "me" / "policy")):
+        run_rl([str(path)])
+    written, _ = read_config(tmp_path / "tiny" / "run")
+    assert written["model"]["path"] == "modelscope:me/policy"
 
 
 def test_a_dataset_is_read_as_a_folder_with_its_splits(hub: Path) -> None:

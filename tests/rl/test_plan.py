@@ -8,21 +8,19 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from transformers import Qwen2Config
 
-from curricula.stage import Stage
 from rl import inputs as inputs_module
 from rl.config import RunConfig
-from rl.inputs import MAX_VLLM_LORA_RANK, InputError, Inputs, load_inputs
+from rl.inputs import MAX_VLLM_LORA_RANK, InputError, Inputs, load_inputs, stages_of
 from rl.learner.budget import ModelShape
 from rl.plan import CONTEXT_GIB, engine_lines, estimate_engine, estimate_memory, gpu_lines
 from rl.rollout.budget import GIB, EngineMemory
 from rl.rollout.environment import engine_environment
-from tests.rl.tiny_run import write_inputs
+from tests.rl.tiny_run import TEMPLATE, tokenizer, write_inputs
 
 SHAPE = ModelShape(
     num_layers=28, hidden_size=3584, intermediate_size=18944, num_heads=28, num_kv_heads=4, head_dim=128,
@@ -52,16 +50,18 @@ def test_gpus_share_weights_and_key_heads_down_to_one_head_each() -> None:
 
 
 def planned(**changes: Any) -> tuple[Inputs, RunConfig]:
-    """A run of one stage, 100 + 20 tokens, over a tiny model; changes: settings by section."""
+    """A run over a tiny model, of one stage of 100 + 20 tokens where nothing else is said; changes: settings by section."""
     stage = {"max_prompt_tokens": 100, "steps": 1, "max_response_tokens": 20}
     given = {"model": {"path": "m"}, "data": {"train": "d"}, "stages": [stage], "curriculum": {"group_size": 4}}
     config = RunConfig.model_validate(given | changes)
-    inputs = SimpleNamespace(
+    inputs = Inputs(
+        tokenizer=tokenizer(),
         model_config=Qwen2Config(vocab_size=256, num_key_value_heads=2, **SIZES),
-        stages=(Stage(index=0, low=0, high=100, steps=1, max_response_tokens=20, replay_frac=0.0, lr=1e-6),),
-        max_model_len=120,
-    )
-    return cast(Inputs, inputs), config
+        template=TEMPLATE,
+        stages=stages_of(config),
+        train=(), train_fingerprint="", test={}, num_dropped=0, num_cut=0,
+    )  # fmt: skip
+    return inputs, config
 
 
 def test_the_plan_says_how_many_sequences_and_groups_a_gpu_holds() -> None:
@@ -80,6 +80,22 @@ def test_the_plan_says_how_many_sequences_and_groups_a_gpu_holds() -> None:
     assert warning.startswith(
         "warning: no sequence of 120 tokens fits the rollout engine; raise rollout.gpu_memory_frac"
     )
+
+
+def test_the_memory_is_that_of_the_dearest_stage_wherever_it_stands() -> None:
+    stages = [
+        {"max_prompt_tokens": 50, "steps": 1, "max_response_tokens": 20},
+        {"max_prompt_tokens": 100, "steps": 1, "max_response_tokens": 10},
+        {"min_prompt_tokens": 0, "max_prompt_tokens": 50, "steps": 1, "max_response_tokens": 20},
+    ]
+    inputs, config = planned(stages=stages)
+    memory = estimate_memory(inputs, config)
+    assert memory.group.prompt_tokens == 100
+    engine = estimate_engine(memory, config)
+    size = (engine.weight_bytes + engine.working_bytes + 360.5 * engine.token_bytes) / GIB / 0.5
+    [line] = engine_lines(engine, inputs, config, gpu_gib=size)
+    # The last stage may replay the second one's prompts under its own limit: 100 + 4 x 20 a group.
+    assert line.endswith(" holds 360 tokens: 3 longest sequences (120 tokens), 2 groups")
 
 
 def test_what_shares_a_gpu_is_added_and_what_does_not_stands_alone() -> None:

@@ -121,6 +121,19 @@ def test_sigterm_ends_a_run_with_a_checkpoint_and_exit_code_75(inputs: tuple[dic
     assert last_step < NUM_STEPS
 
 
+@pytest.mark.timeout(120)
+def test_sigterm_while_a_run_starts_ends_it_with_exit_code_75(inputs: tuple[dict[str, Any], Path]) -> None:
+    arguments, run_dir = command(*inputs, "starting")
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (run_dir / "config.toml").exists():  # Ray starts next
+        assert process.poll() is None, "the run ended before it had a folder"
+        time.sleep(0.01)
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 75, told[-2000:]
+    assert told == "error: stopped by SIGTERM while it started; the same command with --resume auto goes on\n"
+
+
 def test_a_folder_that_holds_a_run_is_not_written_over_without_resume(
     inputs: tuple[dict[str, Any], Path], uninterrupted: Path
 ) -> None:

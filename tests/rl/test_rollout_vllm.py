@@ -16,6 +16,7 @@ from rl.rollout.engine import SampleRequest
 from rl.rollout.weights import sync_weights
 from tests.rl.adapter_learner import RANK, AdapterLearner
 from tests.rl.engine_process import EngineProcess, vllm_process
+from tests.rl.test_weights import write_hub_cache
 from tests.rl.tiny_model import PlainLearner, largest_difference, requests, write_tiny_model
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
@@ -167,19 +168,46 @@ def test_an_engine_built_without_adapters_refuses_one(
     sync_weights(learner, engine, version=2, max_diff=BOUND)
 
 
-def test_vllm_reserves_the_next_rank_it_knows_and_refuses_one_beyond() -> None:
-    # In a process of its own: importing vLLM changes torch.
-    script = """
-from rl.rollout.vllm_engine import _lora_arguments
+OUTSIDE_AN_ENGINE = """
+import sys
+from types import SimpleNamespace
+from rl.rollout.vllm_engine import FileTransfer, FileUpdate, _lora_arguments
 print([_lora_arguments(r, "float32", cpu=True)["max_lora_rank"] for r in (1, 4, 8, 9, 48, 512)])
 for rank, cpu in ((513, True), (8, False)):
     try:
         _lora_arguments(rank, "float32", cpu=cpu)
     except ValueError as error:
         print(error)
+transfer = FileTransfer.__new__(FileTransfer)
+transfer.model_config = SimpleNamespace(model="me/tiny", hf_text_config=SimpleNamespace(tie_word_embeddings=True))
+try:
+    transfer.receive_weights(FileUpdate(path=sys.argv[1]))
+except RuntimeError as error:
+    print(error)
 """
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
-    ranks, too_large, too_wide = ran.stdout.splitlines()[-3:]
+
+
+@pytest.fixture(scope="module")
+def told(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What OUTSIDE_AN_ENGINE prints; in a process of its own: importing vLLM changes torch."""
+    folder = tmp_path_factory.mktemp("hub")
+    write_hub_cache(folder, "me/tiny", Path(model_path))
+    weights = load_file(os.path.join(model_path, "model.safetensors"))
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "part.safetensors")
+    ran = subprocess.run(
+        [sys.executable, "-c", OUTSIDE_AN_ENGINE, str(folder / "part.safetensors")],
+        env=os.environ | {"HF_HUB_CACHE": str(folder)}, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return ran.stdout.splitlines()[-4:]
+
+
+def test_vllm_reserves_the_next_rank_it_knows_and_refuses_one_beyond(told: list[str]) -> None:
+    ranks, too_large, too_wide, _ = told
     assert ranks == "[1, 8, 8, 16, 64, 512]"
     assert too_large.startswith("learner.lora_rank: 513 > 512, the largest rank that vLLM samples with")
     assert too_wide.startswith("model.dtype: vLLM's LoRA kernels on CUDA do not take 'float32'")
+
+
+def test_a_file_without_all_of_the_model_is_refused_for_a_hub_id_too(told: list[str]) -> None:
+    assert "part.safetensors: 1 parameters are missing, first 'model.norm.weight'; the whole model" in told[-1]

@@ -92,7 +92,7 @@ def test_negative_advantages_are_left_out_while_entropy_is_too_high(folder: Path
         assert min(advantages) == 0
     state = json.loads((folder / "checkpoints" / "latest" / "state.json").read_bytes())
     assert state["negatives_masked"] is True
-    assert set(state) == {*NEEDED, "policy_version", "alarms"}
+    assert set(state) == {*NEEDED, "policy_version", "alarms", "evaluation_due"}
 
 
 def test_every_step_has_its_rollouts(folder: Path) -> None:

@@ -124,6 +124,36 @@ def test_wandb_sync_sends_what_the_killed_run_left(killed: Path, server: WandbSe
     assert server.groups[run_id] == "g"
 
 
+HANGS = """
+import os, signal, sys, time
+from pathlib import Path
+import rl.wandb_run
+from rl.config import TrackingSection
+rl.wandb_run.ANSWER_TIMEOUT_S = 1
+tracker = rl.wandb_run.wandb_tracker(Path(sys.argv[1]), TrackingSection(wandb="offline"), {}, "abc", [])
+import wandb
+os.kill(wandb.setup().ensure_service()._proc._process.pid, signal.SIGSTOP)
+for step in range(1, int(sys.argv[2])):
+    tracker.log({"step": step} | {f"m{i}": 1.0 for i in range(2000)})
+tracker.close()
+print("closed", flush=True)
+"""
+
+
+@pytest.mark.parametrize("num_steps", [1, 60], ids=["at the end", "on the way"])
+def test_a_process_of_wandbs_that_hangs_keeps_no_run_from_going_on_or_ending(tmp_path: Path, num_steps: int) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    variables = os.environ | {"WANDB_SILENT": "true", "PYTHONPATH": ".", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS, str(tmp_path), str(num_steps)],
+        env=variables, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "closed\n")
+    assert done.stderr == (
+        "W&B stopped (TimeoutError: its process did not answer for 1 s and was ended); training goes on, metrics.jsonl has everything\n"
+    )
+
+
 def test_online_a_resumed_run_goes_on_where_the_server_is(server: WandbServer, tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
     start(server, tmp_path, "online", 0, 5)

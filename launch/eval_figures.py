@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from data.synthesis.cells import CellLabels, cell_of_id
-from launch.report_rollouts import RIGHT_FROM
-from rl.evaluate import Accuracy, Decoding, EvaluatedItem, pass_at_k, summarize
+from rl.evaluate import RIGHT_FROM, Accuracy, Decoding, EvaluatedItem, pass_at_k, summarize
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

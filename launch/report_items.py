@@ -13,8 +13,7 @@ import orjson
 from data.synthesis.cells import cell_of_id
 from launch.eval_figures import grid_kind
 from launch.report_pass_at_k import Counts, ks_up_to, mean_pass_at_k
-from launch.report_rollouts import RIGHT_FROM
-from rl.evaluate import wilson_interval
+from rl.evaluate import RIGHT_FROM, wilson_interval
 
 ALL_KINDS = "all together"
 NUM_SHADES = 6

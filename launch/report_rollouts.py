@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rl.evaluate import RIGHT_FROM
 from rl.rollout_log import rollout_files
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ MAX_ROLLOUTS = 2000
 """Rows on one page."""
 MAX_STEPS = 60
 """Steps they come from: fewer would hide changes, more would leave few answers of each step."""
-RIGHT_FROM = 0.5
-"""An answer is right from this score on."""
 COLUMNS = (
     "step", "problem_id", "task", "sample_index", "question", "answers", "context_head", "context_tail",
     "num_prompt_tokens", "response", "num_response_tokens", "finish_reason", "score", "score_status", "score_source",

@@ -20,6 +20,8 @@ from rl.rollout.engine import SampleRequest
 from rl.types import Completion, FinishReason
 
 Decoding = Literal["greedy", "sampled"]
+RIGHT_FROM = 0.5
+"""For pass@k an answer is right from this score on."""
 Z95 = 1.959964
 """97.5 % quantile of the standard normal distribution."""
 

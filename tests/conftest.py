@@ -32,11 +32,16 @@ if settings is not None:
     settings.load_profile("longreach")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Side by side (`-n 2 --dist loadgroup`), files that start Ray or vLLM share one process; any other file goes to either."""
+    """For `-n 2 --dist loadgroup`: files that start Ray or vLLM share one process and begin first; any other file goes to either.
+
+    First also among the hooks: pytest-xdist reads the groups in a hook of the same name.
+    """
     if not config.pluginmanager.hasplugin("xdist"):
         return
     engines = {item.path for item in items if item.get_closest_marker("ray") or item.get_closest_marker("vllm")}
     for item in items:
         file = item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group("engines" if item.path in engines else file))
+    items.sort(key=lambda item: item.path not in engines)

@@ -51,7 +51,7 @@ demo: setup ## a tiny model from nothing to report.html: SFT, staged RL, evaluat
 	$(OFFLINE) $(PY) -m launch.demo
 
 test: setup ## the whole test suite, with the slowest tests and the reason of every skip
-	$(OFFLINE) $(PY) -m pytest -rs --durations=15 -n $(PYTEST_WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	$(OFFLINE) $(PY) -m pytest -rs --durations=15 -n $(PYTEST_WORKERS) --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: setup ## ruff, formatting, mypy
 	$(VENV)/bin/ruff check .

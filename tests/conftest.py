@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,16 +35,40 @@ if settings is not None:
     settings.load_profile("longreach")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For `-n 2 --dist loadgroup`: files that start Ray or vLLM share one process and begin first; any other file goes to either.
+class Lanes:
+    """Which tests `-n 2` runs side by side: files that start Ray or vLLM share one process, any other file goes to either."""
 
-    First also among the hooks: pytest-xdist reads the groups in a hook of the same name.
-    """
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    engines = {item.path for item in items if item.get_closest_marker("ray") or item.get_closest_marker("vllm")}
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("engines" if item.path in engines else file))
-    items.sort(key=lambda item: item.path not in engines)
+    ENGINES = "engines"
+    _IS_ONE = re.compile(r"pytest\.mark\.(?:ray|vllm)\b")
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lanes: dict[str, str] = {}
+
+    def lane(self, nodeid: str) -> str:
+        """The lane of a test's file."""
+        file = nodeid.partition("::")[0]
+        if file not in self._lanes:
+            text = (self._root / file).read_text(encoding="utf-8")
+            self._lanes[file] = self.ENGINES if self._IS_ONE.search(text) else file
+        return self._lanes[file]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The engines' lane begins first, because it takes longest."""
+    lanes = Lanes(config.rootpath)
+    items.sort(key=lambda item: lanes.lane(item.nodeid) != Lanes.ENGINES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """pytest-xdist's own groups (3.8) come to nothing under pytest 9.2, where a test's id is not what it sets."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    lanes = Lanes(config.rootpath)
+
+    class LaneScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return lanes.lane(nodeid)
+
+    return LaneScheduling(config, log)

@@ -8,7 +8,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 TORCH_ARGS ?=
 # Extra arguments of pytest: make test PYTEST_ARGS="tests/rl -x"
 PYTEST_ARGS ?=
-# Processes that the tests run in: those that start Ray in one of them, one after the other. 0: no second process.
+# Processes that the tests run in: those that start Ray or vLLM in one of them, one after the other. 0: no second process.
 PYTEST_WORKERS ?= 2
 
 # Nothing that is started here reports home.

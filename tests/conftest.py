@@ -36,10 +36,10 @@ if settings is not None:
 
 
 class Lanes:
-    """Which tests `-n 2` runs side by side: files that start Ray share one process, any other file goes to either."""
+    """Which tests `-n 2` runs side by side: files that start Ray or vLLM share one process, any other file goes to either."""
 
-    RAY = "ray"
-    _STARTS_RAY = re.compile(r"pytest\.mark\.ray\b")
+    ENGINES = "engines"
+    _IS_ONE = re.compile(r"pytest\.mark\.(?:ray|vllm)\b")
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -50,14 +50,14 @@ class Lanes:
         file = nodeid.partition("::")[0]
         if file not in self._lanes:
             text = (self._root / file).read_text(encoding="utf-8")
-            self._lanes[file] = self.RAY if self._STARTS_RAY.search(text) else file
+            self._lanes[file] = self.ENGINES if self._IS_ONE.search(text) else file
         return self._lanes[file]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Ray's lane begins first, because it takes longest."""
+    """The engines' lane begins first, because it takes longest."""
     lanes = Lanes(config.rootpath)
-    items.sort(key=lambda item: lanes.lane(item.nodeid) != Lanes.RAY)
+    items.sort(key=lambda item: lanes.lane(item.nodeid) != Lanes.ENGINES)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -33,7 +33,7 @@ from rl.metrics import read_metrics
 from rl.rollout_log import read_rollouts, rollout_files
 from tests.rl.test_judge_process import comes_true, family_of, is_gone
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 GARBAGE = (
     "@@@@",
     "the person that",

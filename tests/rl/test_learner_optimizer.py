@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import rl.learner.optimizer
 from rl.learner.optimizer import Optimizer, OtherModel
+from tests.rl.gloo_ranks import run_ranks
 from tests.rl.learner_cases import VOCABULARY, tiny_config
 
 NUM_RANKS = 2
@@ -188,11 +188,9 @@ def sharded_model(dtype: torch.dtype = torch.float32) -> Scaled:
     return model
 
 
-def rank_main(rank: int, folder: Path) -> None:
+def updates_of_every_kind(folder: Path) -> None:
     """What each of the processes does; assertions here fail the fixture, files are looked at by the tests."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=NUM_RANKS)
+    rank = dist.get_rank()
     row = slice(rank, rank + 1)
     model = sharded_model()
     subject = optimizer(model)
@@ -227,7 +225,6 @@ def rank_main(rank: int, folder: Path) -> None:
     train(narrow, narrow_subject, range(1), row=row)
     saved(narrow_subject, folder / "narrow")
     save_file({"norms": torch.tensor(norms)}, folder / f"norms-{rank}.safetensors")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +236,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     norms = train(model, subject, range(3))
     saved(subject, folder / "one")
     save_file({"norms": torch.tensor(norms)}, folder / "norms-one.safetensors")
-    torch.multiprocessing.spawn(rank_main, (folder,), nprocs=NUM_RANKS)
+    run_ranks(updates_of_every_kind, NUM_RANKS, folder)
     return folder
 
 
